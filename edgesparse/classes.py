@@ -44,7 +44,7 @@ def _lines(path: Path) -> tuple[str, ...]:
             data = file.read(MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"classes: cannot read {short(str(path), 300)!r}: {reason}; {_NEEDED}") from None
     if len(data) > MOST_BYTES:
         raise ConfigError(f"classes: {path} has more than {MOST_BYTES} bytes: {_NEEDED}")

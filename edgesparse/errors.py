@@ -14,6 +14,7 @@ EdgeSparseError
     ManifestMismatch     the package was built for something else
     SignatureError       a signature is missing or wrong
   BackendUnavailable     this machine lacks a library or device
+  InstallError           the service cannot be installed or removed
   StreamError            frames could not be read or results not written
     SourceError          a camera, file or address cannot be read
       CameraUnavailable  a camera does not answer

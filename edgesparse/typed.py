@@ -46,7 +46,9 @@ def typed(section: type[S], values: dict[str, Any], where: str, more: Mapping[st
         for problem in error.errors():
             problems.setdefault(key_path(problem), problem)
         first = min(problems.values(), key=lambda e: (e["type"] != "extra_forbidden", -len(key_path(e))))
-        rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        path = key_path(first)
+        others = [other for other in problems if other != path[: len(other)]]  # a prefix: another type of the same key
+        rest = f" (and {len(others)} more)" if others else ""
         message = explain(first, lambda path: _keys(section, path), more or {})
         raise ConfigError(f"{where}: {' '.join(message.split())}{rest}") from None
 

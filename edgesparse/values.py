@@ -54,10 +54,13 @@ Size = Annotated[
 
 
 def _bytes(value: object) -> object:
-    """Convert `4 GB` or `512 MB` to bytes; return anything else unchanged."""
+    """Convert `4 GB` or `512 MB` to bytes; return a number unchanged. Raises ValueError for other text."""
+    if not isinstance(value, str):
+        return value
     pattern = r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([KMGkmg])i?[Bb]?\s*"
-    match = re.fullmatch(pattern, value) if isinstance(value, str) else None
-    return int(float(match[1]) * 1000 ** ("KMG".index(match[2].upper()) + 1)) if match else value
+    if (match := re.fullmatch(pattern, value)) is None:
+        raise ValueError("a size such as 512 MB or 2 GB")
+    return int(float(match[1]) * 1000 ** ("KMG".index(match[2].upper()) + 1))
 
 
 def version(value: str) -> str:

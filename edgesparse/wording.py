@@ -46,6 +46,8 @@ def explain(problem: Any, keys: Callable[[Sequence[str]], list[str]], more: Mapp
         r"at \1 \2 of them",
         needed,
     )
+    for bound, plain in _BOUNDS:
+        needed = needed.replace(bound, plain)
     needed = _PLAIN.get(needed, needed)
     quoted = _quoted(path, value)
     if isinstance(value, str) and problem["type"] == "literal_error":
@@ -70,6 +72,11 @@ def _quoted(path: Sequence[str], value: Any) -> str:
     return short(text)
 
 
+_BOUNDS = (
+    ("greater than or equal to", "at least"),
+    ("less than or equal to", "at most"),
+    ("greater than", "more than"),
+)
 _PLAIN = {
     "a valid string": "text",
     "a valid integer": "a whole number",

@@ -69,13 +69,13 @@ SQUARE = [[0, 0], [1, 0], [1, 1]]
 @pytest.mark.parametrize(
     ("camera", "message"),
     [
-        ({"size": "0x0"}, "run.cameras.0.size.0: found 0 (a whole number), needed greater than or equal to 16"),
+        ({"size": "0x0"}, "run.cameras.0.size.0: found 0 (a whole number), needed at least 16"),
         ({"size": "1280"}, "run.cameras.0.size: found '1280' (text), needed width and height, as 1280x720"),
         ({"size": 640}, "run.cameras.0.size: found 640 (a whole number), needed width and height"),
         ({"size": [640]}, "'run.cameras.0.size.1' is missing"),
         ({"size": [640, -480]}, "found -480"),
         ({"size": "99999x99999"}, "found 99999"),
-        ({"fps": 0}, "run.cameras.0.fps: found 0 (a whole number), needed greater than 0"),
+        ({"fps": 0}, "run.cameras.0.fps: found 0 (a whole number), needed more than 0"),
         ({"rate": -1}, "run.cameras.0.rate: found -1"),
         ({"conf": 2}, "run.cameras.0.conf: found 2"),
         ({"name": "../x"}, "run.cameras.0.name: found '../x' (text), needed a name of a-z, 0-9 and -"),

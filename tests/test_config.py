@@ -63,25 +63,25 @@ def test_an_unknown_key_is_reported_with_its_path_and_the_most_similar_key(
         ({"input": {"size": "640"}}, "input.size: found '640' (text), needed a list"),
         ({"input": {"size": [640]}}, "'input.size.1' is missing"),
         ({"input": {"size": [1, 2, 3]}}, "input.size: found [1, 2, 3] (a list), needed at most 2 of them"),
-        ({"input": {"size": 0}}, "input.size.0: found 0 (a whole number), needed greater than 0 (and 1 more)"),
+        ({"input": {"size": 0}}, "input.size.0: found 0 (a whole number), needed more than 0 (and 1 more)"),
         ({"input": {"letterbox": "center"}}, "input.letterbox: found 'center': did you mean 'centre'?"),
-        ({"input": {"pad": 300}}, "input.pad: found 300 (a whole number), needed less than or equal to 255"),
+        ({"input": {"pad": 300}}, "input.pad: found 300 (a whole number), needed at most 255"),
         ({"input": {"mean": [0, 0]}}, "'input.mean.2' is missing"),
         ({"prepare": {"simplify": "yes"}}, "prepare.simplify: found 'yes' (text), needed true or false"),
         ({"build": {"batch": 1.5}}, "build.batch: found 1.5 (a number), needed a whole number, or a range as {min"),
         ({"build": {"batch": 0}}, "build.batch: found 0 (a whole number), needed 1 to 64"),
         ({"build": {"batch": True}}, "build.batch: found True (true/false), needed a whole number, or"),
         ({"build": {"batch": {"opt": 4}}}, "'build.batch.max' is missing"),
-        ({"build": {"batch": {"opt": 4, "max": 65}}}, "build.batch.max: found 65 (a whole number), needed less than"),
+        ({"build": {"batch": {"opt": 4, "max": 65}}}, "build.batch.max: found 65 (a whole number), needed at most"),
         (
             {"build": {"batch": {"opt": 4, "max": 2}}},
             "build.batch: found {'opt': 4, 'max': 2} (a mapping), needed min, o",
         ),
         ({"build": {"batch": {"opt": 4, "maxi": 8}}}, "unknown key 'build.batch.maxi': did you mean 'max'?"),
         ({"build": {"backend": "tensorflow"}}, "build.backend: found 'tensorflow': did you mean 'tensorrt'?"),
-        ({"run": {"conf": 2}}, "run.conf: found 2 (a whole number), needed less than or equal to 1"),
+        ({"run": {"conf": 2}}, "run.conf: found 2 (a whole number), needed at most 1"),
         ({"run": {"conf": {"dog": "x"}}}, "run.conf.dog: found 'x' (text), needed a number"),
-        ({"input": {"std": 0}}, "input.std.0: found 0 (a whole number), needed greater than 0"),
+        ({"input": {"std": 0}}, "input.std.0: found 0 (a whole number), needed more than 0"),
         ({"input": {"scale": float("nan")}}, "input.scale: found nan (a number), needed a finite number"),
         ({"model": 5}, "model: found 5 (a whole number), needed text"),
     ],
@@ -259,7 +259,7 @@ def test_values_on_the_command_line_take_precedence() -> None:
 
 
 def test_invalid_values_on_the_command_line_are_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^command line: run.iou: found 2.0 \(a number\), needed less than"):
+    with pytest.raises(ConfigError, match=r"^command line: run.iou: found 2.0 \(a number\), needed at most"):
         override(Run(), {"iou": 2.0})
 
 

@@ -76,15 +76,15 @@ class BenchOptions:
 def bench(target: Path, batch: str | None, streams: str | None, **fields: Any) -> None:
     """Measure latency per stage and peak memory, or throughput.
 
-    Per stage: from frame to detections, one frame after another, with tiles and without where the recipe or --tiles has
-    them. With --batch or --streams (load): frames per second,
-    latency, and how many cameras that is enough for if each sends --fps frames per second and a result may be --max-age
-    milliseconds old. A recipe or a model is built for each batch; of a package, its engine and fallback are measured.
+    Per stage: from frame to detections, one frame after another; if the recipe or --tiles has tiles, with and without
+    them. Under load (--batch or --streams): frames per second, latency, and the number of cameras that one engine
+    serves if each sends --fps frames per second and a result may be --max-age milliseconds old. A recipe or model is
+    built for each batch size; of a package, the engine and its fallback are measured.
     """
     chosen = BenchOptions(batches=numbers("--batch", batch), streams=numbers("--streams", streams), **fields)
     if chosen.batches or chosen.streams:
         if chosen.tiles is not None:
-            raise click.UsageError("--tiles is of frames: leave --batch and --streams out")
+            raise click.UsageError("--tiles applies to frames only: leave out --batch and --streams")
         check_outputs((chosen.html,), chosen.force)
         _load(target, chosen)
         return

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Subcommands
 from edgesparse.cli.show import complain, progress
 
 
-@click.group()
+@click.group(cls=Subcommands)
 def demo() -> None:
     """Write images and annotations of the demo scene."""
 
@@ -23,7 +24,7 @@ def demo() -> None:
 @click.option("--seed", type=options.Count(0), default=0, show_default=True, metavar="N", help="Use this random seed.")
 @click.option(
     "--size",
-    type=click.IntRange(16, 8192),
+    type=options.Count(16, 8192),
     nargs=2,
     default=(480, 640),
     show_default=True,

@@ -39,11 +39,12 @@ def deploy(
 ) -> None:
     """Verify, build, test and switch to a bundle, or roll back.
 
-    The new engine is built while the old one runs, tested, compared with the old one on live frames if the recipe has
-    deploy.shadow, switched to and watched. If the service does not stay healthy, the old engine takes over again.
+    The new engine is built and tested while the old one runs. If the recipe has deploy.shadow, both are compared on
+    live frames. Then the service switches to the new engine and is watched: if it does not stay healthy, the old engine
+    takes over again.
 
     Defaults: slots in /var/lib/edgesparse or EDGESPARSE_STATE, public keys in /etc/edgesparse/trusted, the service's
-    status in /run/edgesparse/status.json, restarted by systemctl restart edgesparse.
+    status in /run/edgesparse/status.json, which is restarted by 'systemctl restart edgesparse'.
 
     With --delta, FILE or URL is only read if this device does not have the bundle that the delta begins with, or
     the delta is damaged.

@@ -33,13 +33,20 @@ if TYPE_CHECKING:
 @click.option("--sparse", type=options.SHARE, default=0.0, metavar="F", help="Make this share of all MACs 2:4.")
 @click.option("--int8", is_flag=True, help="Learn with INT8's rounding, and write Q/DQ.")
 @click.option(
-    "--minutes", type=options.POSITIVE, default=10.0, show_default=True, metavar="M", help="Train for so long."
+    "--minutes",
+    type=options.POSITIVE,
+    default=10.0,
+    show_default=True,
+    metavar="M",
+    help="Train for this many minutes.",
 )
-@click.option("--batch", type=options.COUNT, default=32, show_default=True, metavar="N", help="Images per step.")
+@click.option(
+    "--batch", type=options.COUNT, default=32, show_default=True, metavar="N", help="Use this many images per step."
+)
 @click.option(
     "--rate", type=options.POSITIVE, default=5e-4, show_default=True, metavar="R", help="Set the learning rate."
 )
-@click.option("--state", type=options.PATH, metavar="FOLDER", help="Keep checkpoints here.")
+@click.option("--state", type=options.PATH, metavar="FOLDER", help="Keep checkpoints in this folder.")
 @options.labels()
 @options.annotated_images("--annotated-images")
 @options.names
@@ -48,9 +55,9 @@ if TYPE_CHECKING:
 def distill(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
     """Teach a faster detector from this one, without labels.
 
-    The student starts from the model, or from --student, such as one that 'prune' wrote, whose zeros stay. It learns to
-    give the model's maps and features on the images, strongly varied. It needs PyTorch, and takes a GPU if there is
-    one. After an interruption the same command continues.
+    The student starts with the model's weights, or with those of --student, such as a file that 'prune' wrote, whose
+    zeros stay. It learns to reproduce the model's maps and features on the images, which are strongly augmented. This
+    needs PyTorch, and uses a GPU if there is one. After an interruption, the same command continues.
     """
     from edgesparse.compress.lesson import StudentOptions
     from edgesparse.errors import ConfigError

@@ -30,10 +30,10 @@ def evaluate(
 ) -> None:
     """Score a package, recipe or ONNX model on annotated images.
 
-    COCO mAP as pycocotools computes it, at confidence 0.001, NMS 0.65 and at most 300 boxes per image: of masks,
-    keypoints (OKS) or rotated boxes where the model has them. A classifier's score is top-1 and top-5; its annotations
-    may be a folder with a folder of images per class. Of large images the detector also sees tiles, as in `run`, where
-    the recipe or --tiles has them; --tiles none scores whole images.
+    The score is COCO mAP as pycocotools computes it, at confidence 0.001, NMS 0.65 and at most 300 boxes per image. If
+    the model has masks, keypoints (OKS) or rotated boxes, it is theirs. For a classifier it is top-1 and top-5, and
+    the annotations may be a folder with one folder of images per class. Large images are also split into tiles, as in
+    'run', if the recipe or --tiles says so; --tiles none scores whole images.
     """
     from edgesparse.builder.targets import ready
     from edgesparse.tasks.evaluate import evaluate_package

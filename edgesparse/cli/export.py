@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Subcommands
 from edgesparse.cli.show import emit_json, progress
 from edgesparse.errors import ConfigError
 
 
-@click.group()
+@click.group(cls=Subcommands)
 def export() -> None:
     """Export a package for other servers: Triton."""
 

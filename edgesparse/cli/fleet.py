@@ -11,6 +11,7 @@ import click
 
 from edgesparse.cli import options
 from edgesparse.cli.device import DeviceOptions, no_shadow, on_device, report, restarts
+from edgesparse.cli.groups import Subcommands
 from edgesparse.cli.options import Verb
 from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.errors import EdgeSparseError, SignatureError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from edgesparse.fleet.repository import Repository, Signers
 
 
-@click.group()
+@click.group(cls=Subcommands)
 def fleet() -> None:
     """Publish to devices that pull, pull, and read reports."""
 
@@ -82,7 +83,7 @@ def init(repository: Path, keys: Sequence[Path], days: float, **roles: Any) -> N
 def rotate(repository: Path, keys: Sequence[Path], days: float, **roles: Any) -> None:
     """Replace the keys of the named roles, and renew the root.
 
-    As many root keys as before must sign, and as many as from now on. This also ends what a stolen online key did.
+    As many root keys as before must sign, and as many as from now on. This also revokes whatever a stolen online key signed.
     """
     _change(repository, keys, days, roles)
 
@@ -99,14 +100,14 @@ def _change(path: Path, private: Sequence[Path], days: float, roles: dict[str, A
             changes[who] = Signers(tuple(map(_public, files)), roles[f"{who}_threshold"])
     repository = Repository(path)
     repository.change_signers(changes)
-    _publish(repository, signing, days, "the keys")
+    _publish(repository, signing, days, "the new root")
 
 
 @fleet.command()
 @click.argument("repository", type=options.PATH)
 @click.argument("bundle", type=options.PATH)
 @click.option(
-    "--share", type=click.IntRange(0, 100), required=True, metavar="%", help="Let this share of the devices run it."
+    "--share", type=options.Count(0, 100), required=True, metavar="%", help="Let this share of the devices run it."
 )
 @click.option(
     "--delta", "deltas", type=options.PATH, multiple=True, metavar="FILE", help="Offer this delta to it, too."
@@ -160,7 +161,7 @@ def stop(repository: Path, version: str, why: str, back: bool, keys: Sequence[Pa
 def sign(repository: Path, keys: Sequence[Path], days: float) -> None:
     """Sign what waits for signatures, and renew the timestamp.
 
-    Run this with the online key more often than the timestamp expires, also if nothing has changed.
+    Run this with the online key more often than the timestamp expires, even if nothing has changed.
     """
     from edgesparse.fleet.repository import Repository
 
@@ -253,6 +254,9 @@ def status(source: str, html: Path | None, late: float, force: bool, as_json: bo
         write(html, lambda path: path.write_text(reports.page(rows)))
     if as_json:
         emit_json({"counts": dict(reports.counts(rows)), "devices": [row.as_dict() for row in rows]})
+        return
+    if not rows:
+        complain(f"no device has reported to {source} yet")
         return
     table(
         ", ".join(f"{count} {name}" for name, count in reports.counts(rows)), reports.COLUMNS, [r.cells() for r in rows]

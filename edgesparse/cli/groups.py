@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 WORKFLOW = {
@@ -25,6 +27,15 @@ class Workflow(click.Group):
             if known:
                 with formatter.section(heading):
                     formatter.write_dl([((command.name or "").ljust(width), summary(command)) for command in known])
+
+
+class Subcommands(click.Group):
+    """A verb with subcommands. Without one it is refused in one line; click would print the whole help as an error."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> Any:
+        if not args and not ctx.resilient_parsing:
+            raise click.UsageError(f"needed a command: {', '.join(self.list_commands(ctx))}", ctx)
+        return super().parse_args(ctx, args)
 
 
 def summary(command: click.Command) -> str:

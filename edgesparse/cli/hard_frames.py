@@ -12,7 +12,7 @@ from edgesparse.cli.show import emit_json, progress
 
 @click.command("hard-frames")
 @click.argument("folder", type=options.PATH, required=False)
-@options.output("Folder to create.")
+@options.output("Write to this new folder.")
 @options.as_json
 def hard_frames(folder: Path | None, output: Path, as_json: bool) -> None:
     """Export frames on which a service was unsure.

@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Subcommands
 from edgesparse.cli.show import complain, emit_json, table
 
 CENTURY = 36_525
 """Days in a century: a later date is a mistake."""
 
 
-@click.group()
+@click.group(cls=Subcommands)
 def keys() -> None:
     """Create, list and rotate the Ed25519 keys that sign bundles."""
 
@@ -21,7 +22,7 @@ def keys() -> None:
 @keys.command()
 @click.argument("name", type=options.PATH)
 @click.option(
-    "--days", type=click.IntRange(1, CENTURY), metavar="N", help="Expire after this many days [default: never]."
+    "--days", type=options.Count(1, CENTURY), metavar="N", help="Expire after this many days [default: never]."
 )
 def new(name: Path, days: int | None) -> None:
     """Create NAME.key, which signs, and NAME.pub, which devices trust.
@@ -65,10 +66,10 @@ def show(folder: Path | None, as_json: bool) -> None:
 @click.argument("old", type=options.PATH)
 @click.argument("name", type=options.PATH)
 @options.output("Write both public keys to this new folder.")
-@click.option("--days", type=click.IntRange(1, CENTURY), metavar="N", help="Expire the new key after this many days.")
+@click.option("--days", type=options.Count(1, CENTURY), metavar="N", help="Expire the new key after this many days.")
 @click.option(
     "--overlap",
-    type=click.IntRange(0, CENTURY),
+    type=options.Count(0, CENTURY),
     default=90,
     show_default=True,
     metavar="N",

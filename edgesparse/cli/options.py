@@ -73,6 +73,8 @@ def text(value: str) -> str:
 class Count(click.IntRange):
     """A whole number that fits into 32 bits."""
 
+    name = "whole number"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if abs(number) > MOST:
@@ -82,6 +84,8 @@ class Count(click.IntRange):
 
 class Number(click.FloatRange):
     """A finite number."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)

@@ -47,8 +47,14 @@ def prepare_streams() -> None:
 
 
 def prepare_signals(arguments: Sequence[str]) -> None:
-    """Let SIGTERM and SIGHUP end a command like Ctrl-C, with outputs finished. A service holds SIGHUP for later."""
+    """Let SIGTERM and SIGHUP end a command like Ctrl-C, with outputs finished. A service holds SIGHUP for later.
+
+    SIGUSR1 and SIGUSR2 mean nothing here, and are ignored: by default a stray one, as log rotation sends to other
+    programs, would end the process with its outputs unfinished.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
+    for unused in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(unused, signal.SIG_IGN)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
         return
     if "--service" in arguments:

@@ -22,7 +22,7 @@ from edgesparse.tasks.writing import check_outputs
     help="Use this head, or FILE.py:CLASS.",
 )
 @click.option("--size", type=options.COUNT, nargs=2, metavar="H W", help="Set the input size, if it is dynamic.")
-@click.option("--image", type=options.PATH, metavar="IMAGE", help="Show what each head that may fit sees in this.")
+@click.option("--image", type=options.PATH, metavar="IMAGE", help="Show what each possible head detects in this.")
 @options.force
 def recipe(
     model: Path, output: Path | None, head: str, size: tuple[int, int] | None, image: Path | None, force: bool

@@ -65,8 +65,8 @@ class RunOptions:
 @click.option("--save-images", type=options.PATH, metavar="FOLDER", help="Write annotated images.")
 @options.renamed("--pictures", "--save-images")
 @click.option("--show", is_flag=True, help="Show a window; q closes it.")
-@click.option("--service", is_flag=True, help="Run as a service; --settings has outputs.")
-@click.option("--settings", type=options.PATH, metavar="FILE", help="Read the service's cameras and outputs here.")
+@click.option("--service", is_flag=True, help="Run as a service, with --settings.")
+@click.option("--settings", type=options.PATH, metavar="FILE", help="Read cameras and outputs from this file.")
 @options.store
 @options.force
 @options.as_json

@@ -14,10 +14,10 @@ from edgesparse.cli.run_service import run_service
 @click.command()
 @click.argument("target", type=options.TARGET)
 @click.option("--host", type=options.TEXT, metavar="ADDRESS", help="Listen on this address [default: 127.0.0.1].")
-@click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="Listen on this port [default: 8080].")
-@click.option("--token-file", type=options.PATH, metavar="FILE", help="Answer only who presents the token in here.")
+@click.option("--port", type=options.Count(1, 65535), metavar="N", help="Listen on this port [default: 8080].")
+@click.option("--token-file", type=options.PATH, metavar="FILE", help="Require the token in this file.")
 @click.option("--conf", type=options.SHARE, metavar="F", help="Drop boxes below this confidence.")
-@click.option("--settings", type=options.PATH, metavar="FILE", help="Read the service's settings here.")
+@click.option("--settings", type=options.PATH, metavar="FILE", help="Read the service's settings from this file.")
 @options.store
 def serve(target: Path, settings: Path | None, store: Path, conf: float | None, **web: Any) -> None:
     """Detect objects in images that are sent over HTTP.

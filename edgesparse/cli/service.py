@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Subcommands
 from edgesparse.cli.options import Verb
 from edgesparse.cli.show import complain
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from edgesparse.service.install import Change
 
 
-@click.group()
+@click.group(cls=Subcommands)
 def service() -> None:
     """Install the service of this device, or remove it."""
 
@@ -24,7 +25,7 @@ def service() -> None:
 def _where(function: Verb) -> Verb:
     """Add --root and --check."""
     root = click.option(
-        "--root", type=options.PATH, default="/", metavar="FOLDER", help="Change this image of a system."
+        "--root", type=options.PATH, default="/", metavar="FOLDER", help="Change the system below this folder."
     )
     check = click.option("--check", is_flag=True, help="Print what would be done; change nothing.")
     return root(check(function))

@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 def slim(target: Path, output: Path, keep_decoding: bool, as_json: bool, **fields: Any) -> None:
     """Rewrite a model to need fewer kernels for the same boxes.
 
-    Each rewrite is kept where the predicted time on the board falls. The decoding of boxes leaves the engine, unless
-    --keep-decoding: OUT.onnx ends in maps, and names the head that reads them, so that only edgesparse reads it. The
-    result is compared with the original before it is written. Nothing is trained and no image is needed.
+    A rewrite is kept if it lowers the predicted time on the board. Box decoding is moved out of the
+    engine, unless you pass --keep-decoding: OUT.onnx then ends in maps and names the head that reads them, which only
+    edgesparse does. The result is compared with the original before it is written. Nothing is trained, and no images
+    are needed.
     """
     from edgesparse.compress import SlimOptions
     from edgesparse.tasks.slim import slim_file

@@ -59,6 +59,8 @@ class Original:
     def change(self, model: ModelProto, head: str | None) -> Change:
         """The difference between the original's outputs and those of `model`, as `head` decodes them."""
         outputs = self._run(model)
+        if head is not None:
+            check(head, self._layout(outputs))
         if head is None or self.head is None:
             pairs = zip(self._outputs.values(), outputs.values(), strict=True)
             return Change(0.0, max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-12)) for a, b in pairs))

@@ -92,6 +92,8 @@ def new(path: Path, days: int | None) -> PublicKey:
     for file in (private, public):
         if file.exists():
             raise ConfigError(f"{file} exists: keys are never overwritten; choose another name")
+    if not path.parent.is_dir():
+        raise ConfigError(f"no folder {path.parent}: create it, or name another")
     key = Ed25519PrivateKey.generate()
     raw = key.public_key().public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw)
     public_key = PublicKey(path.name, None if days is None else _today() + timedelta(days), raw)
@@ -125,6 +127,8 @@ def read_private(path: Path) -> PrivateKey:
         if owner := foreign_owner(status):
             raise SignatureError(f"{path}: {owner}: run 'chown root {path}'")
 
+    if path.suffix == ".pub":
+        raise SignatureError(f"{path} is not a private Ed25519 key: name {path.with_suffix('.key')}")
     data = _read(path, check, ": create one with 'edgesparse keys new'")
     try:
         key = forms.load_pem_private_key(_pem(data), None)

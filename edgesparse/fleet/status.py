@@ -26,6 +26,8 @@ def status(root: Root, service: ServiceControl) -> dict[str, Any]:
 
     Raises DeployError if the folder cannot be read.
     """
+    if root.path.exists() and not root.path.is_dir():
+        raise DeployError(f"{root.path} is not a folder: name the one that holds the slots")
     if root.path.exists() and not os.access(root.path, os.R_OK | os.X_OK):
         raise DeployError(f"cannot read {root.path}: it belongs to another user: run this with sudo")
     with root.reading():

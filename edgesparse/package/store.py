@@ -111,8 +111,10 @@ def find_package(path: Path) -> Package:
     if not (folder / manifests.FILE).exists():
         if not (folder / "current").exists():
             models = sorted(p.parent for p in folder.glob("*/current"))
-            if len(models) != 1:
-                names = ", ".join(p.name for p in models) or "none"
+            if not models:
+                raise PackageError(f"no package in {path}: build one with 'edgesparse build RECIPE.yaml'")
+            if len(models) > 1:
+                names = ", ".join(p.name for p in models)
                 raise PackageError(f"{path}: found {names}, needed one package: name the folder of one")
             folder = models[0]
         folder = (folder / "current").resolve()

@@ -130,6 +130,8 @@ class Installation:
     def notes(self) -> list[str]:
         """Return what is not installed here, and is needed."""
         notes = []
+        if _here(self.root) and self.target != "demo" and not Path(self.target).exists():
+            notes.append(f"there is no {self.target} yet: the service does not start until there is")
         if _here(self.root) and not _booted(self.root):
             notes.append("systemd does not run here: nothing was enabled")
         if self.pull is not None and not any((self.root / TRUSTED).glob("*.pub")):

@@ -8,11 +8,11 @@ from typing import Any
 
 _SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 PACKAGES = "python3-gi gir1.2-gst-plugins-base-1.0"
-"""Its packages in Debian and Ubuntu."""
+"""Its packages in Debian and Ubuntu, for the system's own Python."""
 
 
 def gstreamer() -> Any:
-    """Return the initialized module Gst. Raises ImportError with the remedy."""
+    """Return the initialized module Gst. Raises ImportError if this Python has no bindings."""
     path = sys.path
     sys.path = [*path, _SYSTEM_PACKAGES]  # only now: nothing else may come from there
     try:
@@ -27,10 +27,8 @@ def gstreamer() -> Any:
         return Gst
     except (ImportError, ValueError) as error:
         version = ".".join(map(str, sys.version_info[:2]))
-        raise ImportError(
-            f"Python {version} has no bindings of GStreamer ({error}): sudo apt-get install {PACKAGES}, "
-            "and use the system's own Python"
-        ) from None
+        detail = f" ({error})" if isinstance(error, ValueError) else ""  # a namespace that is not installed
+        raise ImportError(f"Python {version} has no bindings of GStreamer{detail}") from None
     finally:
         sys.path = path
 

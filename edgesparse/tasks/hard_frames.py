@@ -57,7 +57,8 @@ def export(folder: Path, out: Path, progress: Progress = quiet) -> HardReport:
 def _write(folder: Path, part: Path, out: Path, progress: Progress) -> HardReport:
     if not os.access(folder, os.R_OK | os.X_OK):
         what = "cannot read" if folder.exists() else "no folder"
-        raise ConfigError(f"{what} {folder}: needed that of service.hard_frames, as its user or with sudo")
+        needed = "needed the folder of service.hard_frames; run this as the service's user or with sudo"
+        raise ConfigError(f"{what} {folder}: {needed}")
     (part / IMAGES).mkdir(parents=True)
     count = sum(1 for _ in folder.glob("*.json"))
     frames, skipped = list[HardFrame](), list[str]()

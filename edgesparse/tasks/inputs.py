@@ -21,7 +21,8 @@ from edgesparse.progress import Progress
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.images import ImageBatches
 from edgesparse.runtime.labels.read import Labels
-from edgesparse.stream.sources.open import image_batches, open_source
+from edgesparse.stream.sources.network import check_url
+from edgesparse.stream.sources.open import image_batches, open_source, source_kind
 
 NO_SOURCE = "no source: pass --source, or set run.source in the recipe"
 Target = str | Path | Recipe
@@ -122,7 +123,7 @@ def check_images(source: str) -> None:
 
 
 def check_sources(target: Path, overrides: Mapping[str, Any]) -> None:
-    """Check the sources of a recipe or ONNX file, except cameras and streams, before it is built.
+    """Check the sources of a recipe or ONNX file before it is built: files are opened, addresses only read.
 
     `overrides` replace the recipe's `run:` section. Raises ConfigError, SourceError.
     """
@@ -135,3 +136,5 @@ def check_sources(target: Path, overrides: Mapping[str, Any]) -> None:
         source = str(camera.source)
         if not re.match(r"-?\d+$|/dev/|demo(:\d+)?$|\w+://", source):
             check_images(source)
+        elif "://" in source and source_kind(source) != "csi":
+            check_url(source)

@@ -48,7 +48,7 @@ def test_options_override_the_recipe(edgesparse: Command, recipe: str) -> None:
     ("options", "code", "message"),
     [
         (["--only", "fp8"], 2, "command line: build.candidates.0: found 'fp8' (text), needed one of fp32, fp16, int8-"),
-        (["--memory", "much"], 2, "command line: build.memory: found 'much'"),
+        (["--memory", "much"], 2, "command line: build.memory: found 'much' (text), needed a size such as 512"),
         (["--time-limit", "0"], 2, "Invalid value for '--time-limit': 0.0 is not in the range"),
         (["--require-sparse"], 1, "no 2:4 candidate could be built and run: 'edgesparse inspect MODEL.onnx' says why"),
         (["--only", "int8-qdq"], 1, "none of the candidates can be built: int8-qdq: INT8 needs images"),

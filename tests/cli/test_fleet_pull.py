@@ -122,7 +122,7 @@ def test_keys_are_rotated(site: https.Site) -> None:
     publish("--share", "100", *SIGNED)
     done("keys", "new", "online-2")
     rotated = done("fleet", "rotate", "fleet", "--online-key", "online-2.key", "--key", "root.key")
-    assert "published the keys in fleet" in rotated.stderr
+    assert "published the new root in fleet" in rotated.stderr
     assert pull(site).exit_code == 0
 
 
@@ -136,6 +136,8 @@ def test_wrong_use_is_refused(site: https.Site, tmp_path: Path) -> None:
     assert "needed NAME.pub or NAME.key" in str(call("fleet", "rotate", "fleet", "--root-key", "model.esb").exception)
     assert "needed an https:// address" in str(call("fleet", "pull", "http://x/", *HERE).exception)
     assert "is not a folder of reports" in str(call("fleet", "status", "nowhere").exception)
+    (tmp_path / "empty").mkdir()
+    assert "no device has reported to empty yet" in call("fleet", "status", "empty").stderr
 
 
 def test_reports_are_bounded_and_what_is_wrong_with_them_is_shown(tmp_path: Path) -> None:

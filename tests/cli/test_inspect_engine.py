@@ -96,4 +96,4 @@ def test_options_of_a_model_are_refused(edgesparse: Command, tmp_path: Path, mor
 
 def test_a_folder_without_a_package(edgesparse: Command, tmp_path: Path) -> None:
     ended = edgesparse("inspect", tmp_path)
-    assert ended.code == 1 and "needed one package" in ended.err
+    assert ended.code == 1 and "no package in" in ended.err

@@ -55,6 +55,16 @@ def test_a_report_that_cannot_be_written_is_still_one_line(monkeypatch: pytest.M
     assert "no file could be written" in process.report(ValueError("x"), [])
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_without_a_meaning_is_ignored(edgesparse: Command, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    try:
+        process.prepare_signals([])
+        os.kill(os.getpid(), number)
+    finally:
+        signal.signal(number, before)
+
+
 def test_out_of_memory_is_one_line(edgesparse: Command, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     def fail(*_: object) -> None:
         raise MemoryError

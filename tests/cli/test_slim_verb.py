@@ -34,6 +34,14 @@ def test_the_file_is_read_by_the_head_that_it_names(edgesparse: Command, yolo: P
     assert edgesparse("build", "out.onnx", "--store", "store").code == 0
 
 
+def test_maps_that_no_head_reads_keep_their_decoding(edgesparse: Command, tmp_path: Path) -> None:
+    """The maps of this detector have fewer channels than boxes alone take."""
+    squares.detector(tmp_path / "squares.onnx")
+    report: dict[str, Any] = edgesparse("slim", "squares.onnx", "-o", "out.onnx", "--json").json
+    (maps,) = (step for step in report["steps"] if step["rewrite"] == "maps")
+    assert report["head"] == "yolov8" and not maps["kept"] and "cannot read this network" in maps["why"]
+
+
 def test_the_table_says_what_each_rewrite_saves(edgesparse: Command, tmp_path: Path) -> None:
     squares.detector(tmp_path / "squares.onnx")
     options = ("--keep-decoding", "--device", "agx-orin-64gb", "--precision", "fp16")

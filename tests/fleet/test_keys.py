@@ -67,6 +67,8 @@ def test_a_private_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "factory.key").chmod(0o640)
     with pytest.raises(SignatureError, match=r"found mode 640, needed 600: run 'chmod 600"):
         keys.read_private(tmp_path / "factory.key")
+    with pytest.raises(SignatureError, match=r"factory.pub is not a private Ed25519 key: name .*factory.key"):
+        keys.read_private(tmp_path / "factory.pub")
 
 
 @pytest.mark.parametrize("content", [b"", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", b"\xff\x00"])

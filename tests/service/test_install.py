@@ -47,6 +47,11 @@ def test_unit_and_settings_are_written_once(tmp_path: Path, program: Path) -> No
     assert sorted(path.name for path in settings.parent.iterdir()) == ["device.yaml"]
 
 
+def test_a_target_that_does_not_exist_yet_is_noted() -> None:
+    assert "there is no /srv/engine yet" in Installation("/srv/engine", "demo").notes()[0]
+    assert not any("there is no" in note for note in Installation("demo", "demo").notes())
+
+
 PULLED = "/var/lib/edgesparse/current/package"
 
 

@@ -32,7 +32,7 @@ def refused(tmp_path: Path, text: str) -> str:
     [
         (
             "service: {web: {port: 99999}}",
-            "service.web.port: found 99999 (a whole number), needed less than or equal to",
+            "service.web.port: found 99999 (a whole number), needed at most",
         ),
         ("service: {web: {prot: 8080}}", "unknown key 'service.web.prot': did you mean 'port'?"),
         ("service: {mqqt: {host: x}}", "unknown key 'service.mqqt': did you mean 'mqtt'?"),

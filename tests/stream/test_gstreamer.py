@@ -57,7 +57,9 @@ def test_a_pipeline_that_ends_is_reopened(bindings: None) -> None:
 
 @pytest.mark.gstreamer
 def test_csi_without_a_jetson_names_what_is_missing(bindings: None) -> None:
-    with pytest.raises(CameraUnavailable, match=r'^cannot open csi://0 \(no element "nvarguscamerasrc"\): .*nvargus'):
+    with pytest.raises(
+        CameraUnavailable, match=r'^cannot open csi://0 \(no element "nvarguscamerasrc"\): CSI .* a Jetson'
+    ):
         IsolatedOpener(partial(open_csi, 0, None, None), "csi://0")()
 
 

@@ -109,9 +109,16 @@ def test_a_sign_in_the_password_with_another_meaning_is_named(url: str, sign: st
     assert str(caught.value) == f"cannot open {shown}://...: {message}"
 
 
+@pytest.mark.parametrize("url", ["rtsp://", "http://user@/x", "rtsp://:554/x"])
+def test_an_address_without_a_host_is_refused(url: str) -> None:
+    with pytest.raises(SourceError, match=r"it names no host; write [a-z]+://HOST/PATH"):
+        check_url(url)
+
+
 @pytest.mark.parametrize(
     "url",
     [
+        "udp://:1234",
         "rtsp://user:pass%23word@10.0.0.7/x",
         "rtsp://10.0.0.7:554/user=a@b",
         "rtsp://10.0.0.7/x?mail=a@b#c",

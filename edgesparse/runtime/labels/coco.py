@@ -81,6 +81,8 @@ def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
         raise ConfigError(f"no annotations {path}: pass a COCO JSON file or a YOLO data.yaml") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not COCO JSON: it is not UTF-8 text; {NEEDED}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not COCO JSON ({error}): {NEEDED}") from None
     if not isinstance(content, dict):

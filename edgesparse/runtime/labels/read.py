@@ -143,7 +143,7 @@ def annotation_file(path: Path) -> Path:
     if not files and is_class_folders(path):
         return path
     if len(files) != 1:
-        raise ConfigError(f"--annotations: found {len(files)} annotation files in {path}, needed one: give its path")
+        raise ConfigError(f"found {len(files)} annotation files in {path}, needed one: name the file")
     return files[0]
 
 

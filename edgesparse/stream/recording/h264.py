@@ -115,7 +115,11 @@ def open_h264(width: int, height: int) -> H264Encoder:
     for element in ELEMENTS:
         try:
             return H264Encoder(element, width, height)
-        except (ImportError, SinkError) as error:  # noqa: PERF203
+        except ImportError as error:  # noqa: PERF203 - the same for every element
+            raise SinkError(
+                f"no H.264 encoder works here ({error}): {REMEDY}, and use the system's own Python"
+            ) from None
+        except SinkError as error:
             reasons.append(str(error))
     raise SinkError(f"no H.264 encoder works here ({'; '.join(reasons)}): {REMEDY}")
 

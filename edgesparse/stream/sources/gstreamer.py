@@ -14,7 +14,7 @@ from edgesparse.errors import CameraUnavailable
 from edgesparse.redaction import redact_text
 from edgesparse.runtime.opencv import prepare_opencv
 from edgesparse.stream.frames import Image
-from edgesparse.stream.pygobject import gstreamer, pull
+from edgesparse.stream.pygobject import PACKAGES, gstreamer, pull
 from edgesparse.stream.sources.capture import OPEN_SECONDS, Capture, read_seconds
 from edgesparse.stream.sources.refusals import refusal
 from edgesparse.stream.sources.v4l2 import USUAL_FPS, USUAL_SIZE, Size
@@ -43,10 +43,10 @@ def open_csi(sensor: int, size: Size | None, fps: float | None) -> Capture:
     except NoGStreamer as error:
         raise CameraUnavailable(f"csi://{sensor} needs GStreamer: {error}") from error
     except CameraUnavailable as error:
-        raise CameraUnavailable(
-            f"cannot open csi://{sensor} ({error}): is the camera connected, and nvargus-daemon running? "
-            "systemctl status nvargus-daemon"
-        ) from error
+        remedy = "is the camera connected, and nvargus-daemon running? systemctl status nvargus-daemon"
+        if "no element" in str(error):
+            remedy = "CSI cameras need a Jetson, with JetPack's package nvidia-l4t-gstreamer"
+        raise CameraUnavailable(f"cannot open csi://{sensor} ({error}): {remedy}") from error
 
 
 def csi_pipeline(sensor: int, size: Size, fps: float) -> str:
@@ -116,7 +116,8 @@ class AppSink:
         try:
             self._gst = gst = gstreamer()
         except ImportError as error:
-            raise NoGStreamer(f"OpenCV here lacks it, and {error}") from None
+            remedy = f"sudo apt-get install {PACKAGES}, and use the system's own Python"
+            raise NoGStreamer(f"OpenCV here lacks it, and {error}: {remedy}") from None
         self._wait = int(read_seconds * gst.SECOND)
         try:
             self._pipeline = gst.parse_launch(pipeline)

@@ -19,6 +19,8 @@ from edgesparse.stream.sources.gstreamer import NoGStreamer, has_video_decoder, 
 from edgesparse.stream.sources.refusals import refusal
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
+_WITH_HOST = SCHEMES[:5]
+"""Schemes of a client; the others may also listen on a port of this machine."""
 OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _PROBES = ("analyzeduration;100000", "fpsprobesize;0")
 """FFmpeg's options for RTSP: probe a tenth of a second, enough if the camera describes its stream in advance; if that
@@ -55,6 +57,9 @@ def check_url(url: str) -> None:
     scheme, _, rest = url.partition("://")
     if scheme.lower() not in SCHEMES:
         raise SourceError(f"cannot open {redact(url)}: an address starts with one of {', '.join(SCHEMES)} or csi")
+    host = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    if scheme.lower() in _WITH_HOST and host.partition(":")[0] == "":
+        raise SourceError(f"cannot open {redact(url)}: it names no host; write {scheme}://HOST/PATH")
     end = re.search(r"[/?#]", rest)
     if end is None or "@" in rest[: end.start()] or "@" not in rest[end.start() :]:
         return
