@@ -83,7 +83,7 @@ def init(repository: Path, keys: Sequence[Path], days: float, **roles: Any) -> N
 def rotate(repository: Path, keys: Sequence[Path], days: float, **roles: Any) -> None:
     """Replace the keys of the named roles, and renew the root.
 
-    As many root keys as before must sign, and as many as from now on. This also revokes whatever a stolen online key signed.
+    As many root keys as before must sign, and as many as from now on. This revokes what a stolen online key signed.
     """
     _change(repository, keys, days, roles)
 

@@ -27,7 +27,7 @@ def test_throughput_of_batches_and_streams(edgesparse: Command, model: Path) -> 
     ("arguments", "code", "message"),
     [
         (("--batch", "0"), 2, "--batch: found 0, needed whole numbers from 1 to 64"),
-        (("--batch", "1", "--tiles", "auto"), 2, "--tiles is of frames: leave --batch and --streams out"),
+        (("--batch", "1", "--tiles", "auto"), 2, "--tiles applies to frames only: leave out --batch and --streams"),
         (("--tiles", "640,,"), 2, "--tiles: run.tiles: found '640,,' (text), needed none, auto, a size"),
         (("--streams", "two"), 2, "--streams: found two"),
         (("--html", "page.html"), 2, "--html and --candidates need --batch or --streams"),
