@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 _SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
@@ -13,6 +15,7 @@ PACKAGES = "python3-gi gir1.2-gst-plugins-base-1.0"
 
 def gstreamer() -> Any:
     """Return the initialized module Gst. Raises ImportError if this Python has no bindings."""
+    _keep_unwinder()
     path = sys.path
     sys.path = [*path, _SYSTEM_PACKAGES]  # only now: nothing else may come from there
     try:
@@ -31,6 +34,16 @@ def gstreamer() -> Any:
         raise ImportError(f"Python {version} has no bindings of GStreamer{detail}") from None
     finally:
         sys.path = path
+
+
+def _keep_unwinder() -> None:
+    """Put GCC's unwinder into the process first.
+
+    PyGObject loads GStreamer, and with it libunwind, for all to see. Libraries loaded later would find their
+    _Unwind_* functions there, which do not fit the C++ runtime: the first exception in ONNX Runtime would crash.
+    """
+    with suppress(OSError):  # a system whose C++ runtime is not GCC's
+        ctypes.CDLL("libgcc_s.so.1", mode=ctypes.RTLD_GLOBAL)
 
 
 def pull(gst: Any, pipeline: Any, seconds: float) -> tuple[Any, Any]:

@@ -64,6 +64,22 @@ def test_csi_without_a_jetson_names_what_is_missing(bindings: None) -> None:
 
 
 @pytest.mark.gstreamer
+def test_exceptions_in_libraries_loaded_after_gstreamer_are_caught(bindings: None) -> None:
+    """GStreamer brings a second unwinder, libunwind, into the process."""
+    program = """
+from edgesparse.stream.pygobject import gstreamer
+gstreamer()
+import onnxruntime
+try:
+    onnxruntime.RunOptions().get_run_config_entry("none")
+except RuntimeError:
+    print("caught")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
+
+
+@pytest.mark.gstreamer
 @pytest.mark.rtsp
 def test_rtsp_through_gstreamer(bindings: None, rtsp_server: RtspServer) -> None:
     """As with a Jetson's decoder, but with a software decoder."""
