@@ -1,11 +1,12 @@
-"""The kernels that select boxes and that resize a classifier's frames, checked against the CPU and timed on a GPU.
+"""The kernels that select boxes, decode maps and resize a classifier's frames, compared with the CPU and timed.
 
     python benchmarks/gpu_boxes.py [--before FOLDER] [--save]
 
 Needs pycuda and nvcc, but no TensorRT: the engine does nothing, and its outputs are written to it. Selection is timed
 for 1 to 256 boxes of a YOLOv8 layout with many equal scores; --before names a folder with other sources of the kernels,
-which are timed in the same process. Resizing is timed from page-locked 1920x1080 frames to 224x224, beside the CPU's.
-Each figure is printed as soon as it is available, and the process ends after two minutes at most.
+which are timed in the same process. Decoding is timed for the maps of networks that `slim` rewrote. Resizing is timed
+from page-locked 1920x1080 frames to 224x224, beside the CPU's. Each figure is printed as soon as it is available, and
+the process ends after two minutes at most.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "gpu"))
 
-from alone import alone, expected, still  # type: ignore[import-not-found]
+import alone as gpu_alone  # type: ignore[import-not-found]
+from alone import alone, difference, expected, still
+from raw_maps import FAMILIES, raw_maps
 
 from benchmarks.common import machine, save
 from benchmarks.gpu_kernel import timed
@@ -67,18 +70,45 @@ def selection(count: int) -> dict[str, float]:
                 raise SystemExit(f"{count} boxes, seed {seed}: the kernel does not keep the boxes that NumPy keeps")
             np.testing.assert_allclose(boxes.confidence, confidence[kept], rtol=1e-6)
             np.testing.assert_allclose(boxes.xyxy, xyxy[kept], atol=0.01)
-        launch, stream = lone.slot._compact, lone.slot._engine.stream
-        assert launch is not None
+        return {"kept": len(kept), "microseconds": microseconds(lone)}
 
-        def record() -> None:
-            for _ in range(REPEATS):
-                launch(stream.handle)
 
-        with lone.card:
-            graph = Graph(stream.handle, record)
-            seconds = timed(lone.card, graph, stream) / REPEATS
-            graph.close()
-    return {"kept": len(kept), "microseconds": round(1e6 * seconds, 2)}
+def microseconds(lone: Any) -> float:
+    """The time of the kernel that selects boxes."""
+    launch, stream = lone.slot._compact, lone.slot._engine.stream
+
+    def record() -> None:
+        for _ in range(REPEATS):
+            launch(stream.handle)
+
+    with lone.card:
+        graph = Graph(stream.handle, record)
+        seconds = timed(lone.card, graph, stream) / REPEATS
+        graph.close()
+    return round(1e6 * seconds, 2)
+
+
+def maps(head: str) -> dict[str, float]:
+    """Check the boxes that are decoded from the maps of `head` (640x640, 80 classes, 1 % of the cells), and time the
+    kernel, and NumPy, to which the maps have to be copied."""
+    size = (640, 640)
+    with mock.patch.object(gpu_alone, "CLASSES", 80), alone(1, head, InputSpec(size=size)) as lone:
+        values = raw_maps(head, 1, 80, size, np.random.default_rng(0), 0.01)
+        for name, array in values.items():
+            lone.write(name, array)
+        (boxes,) = lone.run([still(30, 40)], ["bgr"])
+        pixels = difference(lone, values, 0, boxes, head)
+        outputs = [values[spec.name] for spec in lone.slot._engine.outputs]
+        started = time.perf_counter()
+        for _ in range(REPEATS):
+            lone.plan.decode(outputs, 0)
+        on_the_cpu = (time.perf_counter() - started) / REPEATS
+        return {
+            "boxes": len(boxes.xyxy),
+            "pixels": round(pixels, 5),
+            "microseconds": microseconds(lone),
+            "numpy_microseconds": round(1e6 * on_the_cpu, 1),
+        }
 
 
 def resizing(kind: Pixels) -> dict[str, float]:
@@ -113,7 +143,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     faulthandler.dump_traceback_later(LIMIT, exit=True)
-    result: dict[str, Any] = {"question": __doc__, **machine(), "selection": {}, "resizing": {}}
+    result: dict[str, Any] = {"question": __doc__, **machine(), "selection": {}, "maps": {}, "resizing": {}}
     versions = {"now": kernels.SOURCES} | ({"before": options.before} if options.before else {})
     card = gpu()
     with tempfile.TemporaryDirectory() as folder:
@@ -126,6 +156,9 @@ def main() -> None:
                 result["selection"][f"{count} boxes, {name}"] = figures = selection(count)
                 print(f"selection, {count} boxes, {name}: {figures}", flush=True)
             if name == "now":
+                for head in FAMILIES:
+                    result["maps"][head] = figures = maps(head)
+                    print(f"maps, {head}: {figures}", flush=True)
                 for kind in ("bgr", "nv12"):
                     result["resizing"][kind] = figures = resizing(kind)
                     print(f"resizing, {kind}: {figures}", flush=True)

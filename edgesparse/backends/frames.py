@@ -79,31 +79,62 @@ Frame = tuple[NDArray[np.uint8], Place]
 """uint8: [H, W, 3] as bgr and rgb, [H * 3 / 2, W] as nv12, [H, W, 2] as yuyv."""
 
 
-@dataclass(frozen=True)
-class Strided:
-    """Where a kernel finds boxes and scores in the outputs, counted in values.
+LEVELS = 4
+"""The most `planes` of a Strided, as in compact.cuh."""
 
-    Candidate r of an image has value k of its box at `boxes` + r * box_row + k * box_step, and its score for class c
-    at `scores` + r * score_row + c * score_step. `kind`: whether the four values are center and size, corners, or
-    offsets on the grids `levels`, each (rows, columns, stride). `objectness`: its k among the box's values, if any.
-    `details`: how many more values belong to a box; e of them is at `first_detail` + r * score_row + e * score_step of
-    the output with the scores.
+
+class Plane(NamedTuple):
+    """Where values are: value k of candidate r is at `first` + r * `row` + k * `step` of an output, per image."""
+
+    output: int
+    row: int
+    step: int
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Where the values of some candidates are: of all, or of those of one stride.
+
+    `rows`, `columns`, `stride`: the grid that boxes are relative to, if any; its cells are the candidates, in order.
     """
 
     candidates: int
+    boxes: Plane
+    scores: Plane
+    objectness: Plane | None = None
+    details: Plane | None = None
+    rows: int = 1
+    columns: int = 1
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class Strided:
+    """Where a kernel finds boxes and scores in the outputs, and how it decodes them. One to LEVELS `planes`.
+
+    `kind`: what a box's values are: center and size, or corners, in pixels; offsets from its cell and the logarithm of
+    its size, in strides; `bins` logits per side, whose mean is the distance from the center of its cell in strides; or
+    offsets from its cell before tanh, and its size as a share of the input before the sigmoid. `scores`: whether
+    objectness and classes are confidences, logits, or, of the classes, logits of a softmax. `powers`: of objectness and
+    class in their product, for a softmax. `details`: how many more values belong to a box.
+    """
+
     classes: int
-    box_row: int
-    box_step: int
-    score_row: int
-    score_step: int
-    first_score: int = 0
-    box_output: int = 0
-    score_output: int = 0
-    objectness: int | None = None
-    kind: Literal["center-size", "corners", "on-grid"] = "center-size"
-    levels: tuple[tuple[int, int, int], ...] = ()
+    planes: tuple[Planes, ...]
+    kind: Literal["center-size", "corners", "on-grid", "bins", "shares"] = "center-size"
+    scores: Literal["confidences", "logits", "softmax"] = "confidences"
+    bins: int = 0
+    powers: tuple[float, float] = (1.0, 1.0)
     details: int = 0
-    first_detail: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.planes) <= LEVELS:
+            raise ValueError(f"{len(self.planes)} planes: the kernel takes 1 to {LEVELS}")
+
+    @property
+    def candidates(self) -> int:
+        return sum(part.candidates for part in self.planes)
 
 
 @dataclass(frozen=True)

@@ -325,9 +325,9 @@ class _Library:
 
 def _arguments(function: int, pointers: Any) -> list[bytes]:
     """A kernel's arguments: pointers, except the letterbox's images."""
-    sizes = [8] * 6 if KERNELS[function - 1].startswith(b"compact") else [8, IMAGES * IMAGE.itemsize, 8, 8]
+    sizes = [8] * 6 if KERNELS[function - 1].startswith((b"compact", b"maps")) else [8, IMAGES * IMAGE.itemsize, 8, 8]
     return [ctypes.string_at(pointers[i], size) for i, size in enumerate(sizes)]
 
 
 KERNELS = [f"{kind}_{dtype}".encode() for kind in ("letterbox", "crop") for dtype in ("float32", "int8", "uint8")]
-KERNELS += [b"compact_float32"]
+KERNELS += [b"compact_float32", b"maps_float32"]

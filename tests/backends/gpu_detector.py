@@ -10,6 +10,7 @@ import numpy as np
 from fake_gpu import Fake
 from fake_tensorrt import plan, tensorrt
 from numpy.typing import NDArray
+from raw_maps import FAMILIES, raw_maps
 
 from edgesparse.backends.frames import Pixels
 from edgesparse.backends.tensorrt.runner import TensorRTRunner
@@ -33,6 +34,10 @@ def detector(
         del tensors["output0"]
         tensors["boxes"] = ["OUTPUT", [batch, count, 4], "FLOAT"]
         tensors["scores"] = ["OUTPUT", [batch, count, len(CLASSES)], "FLOAT"]
+    if head in FAMILIES:
+        del tensors["output0"]
+        maps = raw_maps(head, batch, len(CLASSES), SIZE, np.random.default_rng(0), 0.0)
+        tensors |= {name: ["OUTPUT", list(values.shape), "FLOAT"] for name, values in maps.items()}
     if head == "end2end":
         tensors["output0"] = ["OUTPUT", [batch, 30, 6], "FLOAT"]
     for name, (mode, dims, _) in tensors.items():
@@ -62,6 +67,8 @@ def expected(frame: NDArray[np.uint8], pixels: Pixels, spec: InputSpec, dtype: s
 def answers(head: str, batch: int, seed: int, share: float) -> dict[str, NDArray[np.float32]]:
     """Outputs in which about `share` of the candidates reach a score of 0.5."""
     rng, count, classes = np.random.default_rng(seed), cells(SIZE), len(CLASSES)
+    if head in FAMILIES:
+        return raw_maps(head, batch, classes, SIZE, rng, share)
     boxes = rng.uniform(0, 60, (batch, count, 4))
     if head == "yolox":
         boxes = rng.uniform(-1, 2, (batch, count, 4))

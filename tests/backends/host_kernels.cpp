@@ -111,6 +111,11 @@ extern "C" int launch(const char* name, const int* grid, void** given) {
             compact_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Summary>(given, 3),
                             at<Record>(given, 4), at<float>(given, 5));
         });
+    else if (!strcmp(name, "maps_float32"))
+        in_step(grid, [=] {
+            maps_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Summary>(given, 3),
+                         at<Record>(given, 4), at<float>(given, 5));
+        });
     else
         return 1;
     return 0;
@@ -129,10 +134,10 @@ int main() {
         std::vector<Record> records(images * capacity), out(images * capacity);
         std::vector<Summary> summaries(images);
         Outputs o = {};
-        o.boxes = boxes.data(), o.scores = scores.data(), o.thresholds = thresholds.data();
-        o.candidates = candidates, o.classes = classes, o.capacity = capacity, o.objectness = -1;
-        o.box_image = 4 * candidates, o.box_row = 4, o.box_step = 1;
-        o.score_image = classes * candidates, o.score_row = classes, o.score_step = 1;
+        o.levels = 1, o.level[0].candidates = o.candidates = candidates, o.classes = classes;
+        o.level[0].boxes = {boxes.data(), 4 * candidates, 4, 1, 0};
+        o.level[0].scores = {scores.data(), classes * candidates, classes, 1, 0};
+        o.thresholds = thresholds.data(), o.capacity = capacity;
         o.iou = 0.05f, o.max_det = 30, o.nms_limit = MOST;
         for (int multi_label = 0; multi_label < 2; multi_label++) {
             o.multi_label = multi_label;

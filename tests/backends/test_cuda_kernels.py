@@ -40,6 +40,7 @@ def test_they_compile_for_orin_without_spills(tmp_path: Path) -> None:
             "letterbox": "float32 float16 int8 uint8",
             "crop": "float32 float16 int8 uint8",
             "compact": "float32 float16",
+            "maps": "float32 float16",
         }.items()
         for dtype in dtypes.split()
     )

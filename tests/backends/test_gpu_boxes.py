@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from fake_gpu import Fake
 from gpu_detector import CLASSES, SIZE, answers, detector, still
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from raw_maps import FAMILIES
 
-from edgesparse.backends.frames import Candidates, FrameBoxes
+from edgesparse.backends.base import TensorSpec
+from edgesparse.backends.frames import Candidates, FrameBoxes, Plane, Planes, Strided
 from edgesparse.runtime.boxes import valid_boxes
 from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.grid import cells
 from edgesparse.runtime.heads.registry import head as head_of
 
@@ -42,7 +46,7 @@ def test_boxes_are_those_of_the_cpu(
                     np.testing.assert_allclose(boxes.confidence, confidence, rtol=1e-6)
                     np.testing.assert_allclose(boxes.xyxy, xyxy, atol=0.01, rtol=1e-5)
                     assert share != 0.2 or len(boxes.xyxy)
-        assert "compact_float32" in fake.kernels and head_of(head).strided is not None
+        assert ("maps_float32" if head in FAMILIES else "compact_float32") in fake.kernels
 
 
 def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[FrameBoxes], list[Candidates]]:
@@ -177,4 +181,35 @@ def test_what_is_no_box_is_dropped_and_counted_as_on_the_cpu(
                 assert mine.class_id.tolist() == other.class_id.tolist()
                 np.testing.assert_allclose(mine.confidence, other.confidence, rtol=1e-6)
                 np.testing.assert_allclose(mine.xyxy, other.xyxy, atol=0.01, rtol=1e-5)
-    assert counted > 20
+    assert counted > (2 if head == "fastestdet-maps" else 20)  # a fifth of the cells
+
+
+@pytest.mark.parametrize("fake", [False], indirect=True, ids=["discrete"])
+@pytest.mark.parametrize("head", FAMILIES)
+def test_maps_of_a_rewritten_network_are_decoded_on_the_gpu(
+    fake: Fake, tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for multi_label in (False, True):
+        test_what_is_no_box_is_dropped_and_counted_as_on_the_cpu(fake, tmp_path, head, multi_label, 256, monkeypatch)
+    test_nms_keeps_the_boxes_that_opencv_keeps(fake, tmp_path, head, {"conf": 0.4, "classes": ("b", "c"), "max_det": 5})
+    for multi_label in (False, True):
+        test_boxes_are_those_of_the_cpu(fake, tmp_path, head, multi_label, monkeypatch)
+
+
+def test_maps_in_several_types_or_with_a_divided_box_are_decoded_on_the_cpu() -> None:
+    whole = {"a": (1, 67, 8, 12), "b": (1, 67, 4, 6), "c": (1, 67, 2, 3)}
+    divided = {f"{name}{i}": (1, count, *shape[2:]) for name, shape in whole.items() for i, count in ((0, 32), (1, 35))}
+    mixed = [TensorSpec(name, shape, "float16" if name == "a" else "float32") for name, shape in whole.items()]
+    maps = head_of("yolov8-maps")
+
+    def layout(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+        return Layout(tuple(TensorSpec(name, shape, "float32") for name, shape in shapes.items()), SIZE)
+
+    assert maps.strided(layout(whole)) is not None
+    assert maps.strided(layout(divided)) is None and maps.strided(Layout(tuple(mixed), SIZE)) is None
+
+
+def test_a_head_with_more_planes_than_the_kernel_takes_is_refused() -> None:
+    planes = Planes(6, Plane(0, 1, 6), Plane(0, 1, 6, 24))
+    with pytest.raises(ValueError, match="5 planes: the kernel takes 1 to 4"):
+        Strided(3, (planes,) * 5)

@@ -18,7 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from raw_maps import FAMILIES, raw_maps
 
 from edgesparse.backends.base import TensorSpec
 from edgesparse.backends.cuda import slots
@@ -36,7 +39,7 @@ from edgesparse.runtime.places import Places
 from edgesparse.runtime.preprocess import Preprocessor
 from edgesparse.tiles import Part, Tiles
 
-SIZE = (320, 416)
+SIZE, CLASSES = (320, 416), 7
 CODES: dict[Pixels, int | None] = {
     "bgr": None,
     "rgb": cv2.COLOR_RGB2BGR,
@@ -46,7 +49,7 @@ CODES: dict[Pixels, int | None] = {
 Frames = list[NDArray[np.uint8]]
 DETAILS = {"yolov8-seg": 8, "yolov8-pose": 6, "yolov8-obb": 1}
 """Values per box besides its corners: coefficients of a mask, x, y and confidence of two keypoints, an angle."""
-BOXES = ("yolov8", "yolov5", "yolox", "yolo-nas")
+BOXES = ("yolov8", "yolov5", "yolox", "yolo-nas", *FAMILIES)
 HEADS = (*BOXES, *DETAILS)
 CROP = InputSpec(size=(224, 224), letterbox="crop")
 
@@ -63,7 +66,7 @@ class Alone:
             stream = self.card.stream()
         engine = Engine("nothing", (image,), layout.outputs, stream, self._nothing)
         head_ = head_of(head)
-        enough = np.full(7, conf, np.float32)
+        enough = np.full(CLASSES, conf, np.float32)
         plan = FramePlan("images", spec, head_.decode(layout, conf, every), head_.strided(layout), enough, every)
         plan = replace(plan, upright=head_.task != "obb", prototypes=head_.prototypes(layout))
         self.plan, self.image = plan, image
@@ -115,8 +118,11 @@ def alone(
         lone.slot.close()
 
 
-def outputs_of(head: str, batch: int, dtype: str, size: tuple[int, int], classes: int = 7) -> tuple[TensorSpec, ...]:
-    count = cells(size)
+def outputs_of(head: str, batch: int, dtype: str, size: tuple[int, int]) -> tuple[TensorSpec, ...]:
+    count, classes = cells(size), CLASSES
+    if head in FAMILIES:
+        empty = raw_maps(head, batch, classes, size, np.random.default_rng(0), 0.0)
+        return tuple(TensorSpec(name, values.shape, dtype) for name, values in empty.items())
     if head == "yolo-nas":
         pair = (("boxes", (batch, count, 4)), ("scores", (batch, count, classes)))
         return tuple(TensorSpec(name, shape, dtype) for name, shape in pair)
@@ -252,7 +258,9 @@ def tiled() -> dict[str, float]:
 
 
 def answers(head: str, batch: int, share: float, seed: int) -> dict[str, NDArray[np.float32]]:
-    rng, count, classes = np.random.default_rng(seed), cells(SIZE), 7
+    rng, count, classes = np.random.default_rng(seed), cells(SIZE), CLASSES
+    if head in FAMILIES:
+        return raw_maps(head, batch, classes, SIZE, rng, share)
     boxes = rng.uniform(-1, 2, (batch, count, 4)) if head == "yolox" else rng.uniform(0, 300, (batch, count, 4))
     scores = np.where(rng.random((batch, count, 1)) < share, rng.uniform(0.3, 1, (batch, count, classes)), 0.01)
     sure = rng.uniform(0.4, 1, (batch, count, 1))
@@ -312,7 +320,7 @@ def rule() -> int:
                     lone.write(name, array)
                 for i, ours in enumerate(lone.run([still(30, 40)] * 2, ["bgr"] * 2)):
                     right = lone.plan.decoded([values[s.name] for s in lone.slot._engine.outputs], i)
-                    valid = valid_boxes(*right[:3], 7) & (right.confidence >= lone.plan.thresholds[0])
+                    valid = valid_boxes(*right[:3], CLASSES) & (right.confidence >= lone.plan.thresholds[0])
                     boxes, confidence, labels = (part[valid] for part in right[:3])
                     assert ours.final and len(boxes) <= slots.NMS_LIMIT
                     kept = nms(boxes, np.minimum(confidence, 1), labels, lone.plan.iou, lone.plan.max_det)

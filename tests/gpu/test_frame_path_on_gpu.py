@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from test_tensorrt_on_gpu import in_a_process
 
 from edgesparse.backends import BuildOptions, Runner, backend
+from edgesparse.backends.base import Precision
 from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.runtime.detector import Detector
 
@@ -58,6 +59,23 @@ def network(path: Path, batch: int) -> Path:
     return path
 
 
+def maps(path: Path) -> Path:
+    """[1, 3, 128, 160] to the maps [1, 67, ...] of YOLOv8 that `slim` leaves: bins and class logits."""
+    rng, nodes, stored, outputs = np.random.default_rng(0), [], [], []
+    for stride in (8, 16, 32):
+        weight = rng.standard_normal((67, 3, stride, stride)) * 8 / stride
+        stored.append(numpy_helper.from_array(weight.astype(np.float32), f"w{stride}"))
+        stored.append(numpy_helper.from_array(np.array([0] * 64 + [-5] * 3, np.float32), f"b{stride}"))
+        names = ["images", f"w{stride}", f"b{stride}"]
+        nodes.append(helper.make_node("Conv", names, [f"c{stride}"], f"c{stride}", strides=[stride, stride]))
+        shape = [1, 67, SIZE[0] // stride, SIZE[1] // stride]
+        outputs.append(helper.make_tensor_value_info(f"c{stride}", TensorProto.FLOAT, shape))
+    entry = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *SIZE])
+    graph = helper.make_graph(nodes, "net", [entry], outputs, stored)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
 def plan(folder: Path, batch: int = 1) -> Path:
     """Built once for all tests that share a folder, since a build takes seconds."""
     kept = Path(os.environ.get("EDGESPARSE_PLANS", folder)) / f"frames-{batch}.engine"
@@ -69,11 +87,11 @@ def plan(folder: Path, batch: int = 1) -> Path:
     return kept
 
 
-def detector(path: Path, on_gpu: bool = True, **run: Any) -> Detector:
+def detector(path: Path, on_gpu: bool = True, head: str = "yolov8", **run: Any) -> Detector:
     runner: Runner = backend("tensorrt").load(path)
     if not on_gpu:
         runner.frames = lambda plan: []  # type: ignore[method-assign]
-    spec = DetectorSpec(head="yolov8", classes=CLASSES, input=InputSpec(size=SIZE))
+    spec = DetectorSpec(head=head, classes=CLASSES, input=InputSpec(size=SIZE))
     return Detector(runner, spec, Run(conf=0.3, max_det=1000, **run))
 
 
@@ -105,6 +123,22 @@ def test_detections_are_those_of_the_cpus_way(tmp_path: Path, batch: int) -> Non
                 np.testing.assert_allclose(mine.xyxy, other.xyxy, atol=0.5)
                 np.testing.assert_allclose(mine.confidence, other.confidence, atol=0.01)
                 total += len(mine)
+    assert total > 20
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_maps_of_a_rewritten_network_are_decoded_on_the_gpu(tmp_path: Path, precision: Precision) -> None:
+    options = BuildOptions(precision=precision)
+    path = backend("tensorrt").build(maps(tmp_path / "maps.onnx"), tmp_path / "maps.engine", options).path
+    total = 0
+    with detector(path, head="yolov8-maps") as ours, detector(path, on_gpu=False, head="yolov8-maps") as right:
+        assert ours.where == "the GPU, as one CUDA graph"
+        for seed in range(8):
+            mine, other = (detect(smooth(200 + 20 * seed, 300, seed)) for detect in (ours, right))
+            assert mine.class_id.tolist() == other.class_id.tolist()
+            np.testing.assert_allclose(mine.xyxy, other.xyxy, atol=0.5)
+            np.testing.assert_allclose(mine.confidence, other.confidence, atol=0.01)
+            total += len(mine)
     assert total > 20
 
 

@@ -25,16 +25,16 @@ LETTERBOX(crop_float32, true, float)
 LETTERBOX(crop_int8, true, int8_t)
 LETTERBOX(crop_uint8, true, uint8_t)
 
-template <class T>
+template <class T, bool MAPS>
 DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* summaries, Record* out, float* details) {
     __shared__ Best best[GROUPS][ACROSS];
     __shared__ Suppression s;
     __shared__ int found;
     const int lane = threadIdx.x, group = threadIdx.y, thread = group * ACROSS + lane, image = blockIdx.y;
     const int candidate = blockIdx.x * ACROSS + lane;
-    best[group][lane] = best_of_group<T>(o, counts, records, image, candidate, group);
+    best[group][lane] = best_of_group<T, MAPS>(o, counts, records, image, candidate, group);
     __syncthreads();
-    if (group == 0) best_of_all<T>(o, counts, records, image, candidate, best, lane);
+    if (group == 0) best_of_all<T, MAPS>(o, counts, records, image, candidate, best, lane);
     __threadfence();
     __syncthreads();
     if (thread == 0) {
@@ -65,17 +65,19 @@ DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* s
 
 // Blocks of ACROSS x GROUPS threads; the grid covers the candidates with one row per image. `summaries`, `out` and
 // `details` are in host memory.
-#define COMPACT(NAME, T)                                                                                           \
+#define COMPACT(NAME, T, MAPS)                                                                                           \
     extern "C" __global__ void __launch_bounds__(256)                                                              \
         NAME(const Outputs* __restrict__ outputs, Count* counts, Record* records, Summary* summaries, Record* out, \
              float* details) {                                                                                     \
-        compact<T>(*outputs, counts, records, summaries, out, details);                                            \
+        compact<T, MAPS>(*outputs, counts, records, summaries, out, details);                                            \
     }
 
-COMPACT(compact_float32, float)
+COMPACT(compact_float32, float, false)
+COMPACT(maps_float32, float, true)
 
 #ifdef __CUDACC__
 LETTERBOX(letterbox_float16, false, __half)
 LETTERBOX(crop_float16, true, __half)
-COMPACT(compact_float16, __half)
+COMPACT(compact_float16, __half, false)
+COMPACT(maps_float16, __half, true)
 #endif

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
-from edgesparse.backends.frames import PIXELS, FramePlan, Place
+from edgesparse.backends.frames import LEVELS, PIXELS, FramePlan, Place, Plane
 from edgesparse.config import InputSpec
 
 Row = NDArray[Any]
@@ -28,17 +29,29 @@ IMAGE = _struct(
 )
 TAP = _struct("i4 at, i2 near, i2 far")
 INPUT = _struct("i4 height, i4 width, i4 swap, i4 pad, 3f4 scale, 3f4 shift")
-OUTPUTS = _struct(
-    "u8 boxes, u8 scores, i4 candidates, i4 classes, i4 box_image, i4 box_row, i4 box_step, i4 score_image, "
-    "i4 score_row, i4 score_step, i4 objectness, i4 kind, i4 multi_label, i4 capacity, f4 lowest, i4 gap, "
-    "u8 thresholds, f4 iou, i4 max_det, i4 agnostic, i4 nms_limit, i4 levels, 4i4 columns, 4i4 rows, 4i4 stride, "
-    "i4 details, i4 first_detail"
+_PLANE = _struct("u8 at, i4 image, i4 row, i4 step, i4 gap")
+_VALUES, _GRID = ("boxes", "scores", "objectness", "details"), ("candidates", "rows", "columns", "stride")
+_LEVEL = np.dtype([*((name, _PLANE) for name in _VALUES), *((name, np.int32) for name in _GRID)])
+OUTPUTS = np.dtype(
+    [
+        ("level", _LEVEL, LEVELS),
+        *_struct(
+            "u8 thresholds, i4 levels, i4 candidates, i4 classes, i4 kind, i4 scoring, i4 bins, i4 multi_label, "
+            "i4 capacity, f4 lowest, f4 least_logit, 2f4 powers, f4 iou, i4 max_det, i4 agnostic, i4 nms_limit, "
+            "i4 details, i4 gap"
+        ).descr,
+    ]
 )
 RECORD = _struct("4f4 box, f4 score, i4 key")
 COUNT = _struct("u4 found, u4 dropped, u4 done")
 SUMMARY = _struct("i4 found, i4 kept, i4 dropped")
-KINDS = ("center-size", "corners", "on-grid")
+KINDS = ("center-size", "corners", "on-grid", "bins", "shares")
+SCORES = ("confidences", "logits", "softmax")
 _WHOLE = 2048
+_SURE = 16.0
+"""A logit whose sigmoid is 1 in float32, nearly."""
+_MARGIN = 0.01
+"""How far below a threshold a logit may be and still be compared as a confidence: more than rounding."""
 IMAGES = 64
 """Most images per launch, as in letterbox.cuh."""
 
@@ -110,20 +123,31 @@ def outputs_of(plan: FramePlan, specs: Sequence[TensorSpec], addresses: Sequence
 
     `addresses`: of the outputs on the GPU, in the model's order.
     """
-    row, at = np.zeros(1, OUTPUTS), plan.strided
-    assert at is not None
-    size = np.dtype(specs[at.score_output].dtype).itemsize
-    row["boxes"] = addresses[at.box_output]
-    row["scores"] = addresses[at.score_output] + at.first_score * size
-    row["box_image"], row["score_image"] = (int(np.prod(specs[i].shape[1:])) for i in (at.box_output, at.score_output))
-    for name in ("candidates", "classes", "box_row", "box_step", "score_row", "score_step"):
-        row[name] = getattr(at, name)
-    row["objectness"] = -1 if at.objectness is None else at.objectness
-    row["kind"], row["multi_label"] = KINDS.index(at.kind), plan.multi_label
-    row["lowest"] = plan.thresholds.min()
-    row["iou"], row["max_det"], row["agnostic"] = plan.iou, plan.max_det, plan.agnostic
-    row["levels"] = len(at.levels)
-    for i, (rows, columns, stride) in enumerate(at.levels):
-        row["rows"][0, i], row["columns"][0, i], row["stride"][0, i] = rows, columns, stride
-    row["details"], row["first_detail"] = at.details, at.first_detail - at.first_score
+    row, strided = np.zeros(1, OUTPUTS), plan.strided
+    assert strided is not None
+    for level, planes in zip(row["level"][0], strided.planes, strict=False):
+        for name in _VALUES:
+            if (plane := getattr(planes, name)) is not None:
+                level[name] = _plane(plane, specs[plane.output], addresses[plane.output])
+        for name in _GRID:
+            level[name] = getattr(planes, name)
+    row["levels"] = len(strided.planes)
+    for name in ("candidates", "classes", "bins", "powers", "details"):
+        row[name] = getattr(strided, name)
+    row["kind"], row["scoring"] = KINDS.index(strided.kind), SCORES.index(strided.scores)
+    row["lowest"] = lowest = float(plan.thresholds.min())
+    row["least_logit"] = _logit(lowest) - _MARGIN
+    row["multi_label"], row["iou"], row["max_det"] = plan.multi_label, plan.iou, plan.max_det
+    row["agnostic"] = plan.agnostic
     return row
+
+
+def _plane(plane: Plane, spec: TensorSpec, address: int) -> tuple[int, ...]:
+    itemsize = np.dtype(spec.dtype).itemsize
+    return address + plane.first * itemsize, int(np.prod(spec.shape[1:])), plane.row, plane.step, 0
+
+
+def _logit(confidence: float) -> float:
+    if confidence <= 0 or confidence >= 1:
+        return -np.inf if confidence <= 0 else _SURE
+    return math.log(confidence / (1 - confidence))

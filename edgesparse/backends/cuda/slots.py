@@ -115,7 +115,9 @@ class CudaSlot(Slot):
         self._details = details[..., : strided.details]
         on_device = [self._constant(row), self._constant(np.zeros(self.batch, COUNT)), self._memory(records.nbytes)]
         arguments = [*on_device, *map(self._mapped, (self._summaries, records, details))]
-        name, grid = f"compact_{outputs[strided.score_output].dtype}", (-(-strided.candidates // 32), self.batch, 1)
+        kernel = "compact" if strided.scores == "confidences" else "maps"
+        name = f"{kernel}_{outputs[strided.planes[0].scores.output].dtype}"
+        grid = (-(-strided.candidates // 32), self.batch, 1)
         self._compact = Launch(self._kernels, name, grid, (32, 8, 1), arguments)
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import CENTERED, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, joined, labeled, sigmoid
 from edgesparse.runtime.heads.fastestdet import CLASS_POWER, OBJECT_POWER, FastestDet
@@ -45,6 +45,15 @@ class Level:
         flat = [outputs[i][image].reshape(count, -1) for i, count in self.parts]
         chosen = flat if kept is None else [part[:, kept] for part in flat]
         return np.asarray(np.concatenate(chosen), np.float32)
+
+    def plane(self, first: int, count: int) -> Plane:
+        """Where channels `first` to `first + count` are. Raises LookupError if one output does not hold them all."""
+        at = 0
+        for i, size in self.parts:
+            if at <= first and first + count <= at + size:
+                return Plane(i, row=1, step=len(self.corners), first=(first - at) * len(self.corners))
+            at += size
+        raise LookupError(f"channels {first} to {first + count} are in several outputs")
 
     def channel(self, outputs: Sequence[NDArray[Any]], image: int, first: int, count: int) -> Floats:
         """Channels `first` to `first + count` of all cells."""
@@ -94,6 +103,34 @@ class Maps(Head):
 
     after_classes = 0
     """Number of channels after the classes."""
+    box_channels = 4
+    """Number of channels that a box is computed from."""
+    objectness: int | None = None
+    """The channel of the objectness."""
+
+    def first_box(self, level: Level) -> int:
+        """The first channel of the box."""
+        return 0
+
+    @abstractmethod
+    def on_gpu(self, classes: int, planes: tuple[Planes, ...]) -> Strided:
+        """How a GPU decodes these planes."""
+
+    def strided(self, layout: Layout) -> Strided | None:
+        every, classes = levels(layout), self.classes(layout)
+        if len({spec.dtype for spec in layout.outputs}) > 1:
+            return None
+        try:
+            return self.on_gpu(classes, tuple(self._planes(level, classes) for level in every))
+        except LookupError:
+            return None
+
+    def _planes(self, level: Level, classes: int) -> Planes:
+        boxes = level.plane(self.first_box(level), self.box_channels)
+        scores = level.plane(self.first_class(level), classes)
+        objectness = None if self.objectness is None else level.plane(self.objectness, 1)
+        rows, columns = (int(side) + 1 for side in level.corners[-1, ::-1])
+        return Planes(len(level.corners), boxes, scores, objectness, None, rows, columns, level.stride)
 
     @abstractmethod
     def first_class(self, level: Level) -> int:
@@ -145,9 +182,13 @@ class YoloV8Maps(Maps):
     outputs = "maps [B, 64 + C, H / stride, W / stride], or bins and classes apart, before softmax and sigmoid"
     source = "Ultralytics, https://docs.ultralytics.com/models/yolov8; Li et al., Generalized Focal Loss"
     convention = CENTERED
+    box_channels = 4 * YOLOV8_BINS
 
     def first_class(self, level: Level) -> int:
         return 4 * YOLOV8_BINS
+
+    def on_gpu(self, classes: int, planes: tuple[Planes, ...]) -> Strided:
+        return Strided(classes, planes, "bins", "logits", bins=YOLOV8_BINS)
 
     def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
         first = self.first_class(level)
@@ -167,10 +208,17 @@ class NanoDetMaps(Maps):
     outputs = "maps [B, C + 32, H / stride, W / stride], classes before the sigmoid, then distance bins"
     source = NanoDet.source
     convention = NanoDet.convention
+    box_channels = 4 * BINS
     after_classes = 4 * BINS
 
     def first_class(self, level: Level) -> int:
         return 0
+
+    def first_box(self, level: Level) -> int:
+        return level.channels - 4 * BINS
+
+    def on_gpu(self, classes: int, planes: tuple[Planes, ...]) -> Strided:
+        return Strided(classes, planes, "bins", "logits", bins=BINS)
 
     def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
         return sigmoid(level.channel(outputs, image, 0, level.channels - 4 * BINS).max(axis=0))
@@ -188,9 +236,13 @@ class YoloxMaps(Maps):
     outputs = "maps [B, 5 + C, H / stride, W / stride]: offsets on the grid, objectness and classes before the sigmoid"
     source = Yolox.source
     convention = Yolox.convention
+    objectness = 4
 
     def first_class(self, level: Level) -> int:
         return FIRST_CLASS
+
+    def on_gpu(self, classes: int, planes: tuple[Planes, ...]) -> Strided:
+        return Strided(classes, planes, "on-grid", "logits")
 
     def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
         return sigmoid(level.channel(outputs, image, 4, 1)[0])
@@ -212,9 +264,16 @@ class FastestDetMaps(Maps):
     source = FastestDet.source
     convention = FastestDet.convention
     strides = ((16,),)
+    objectness = 0
 
     def first_class(self, level: Level) -> int:
         return FIRST_CLASS
+
+    def first_box(self, level: Level) -> int:
+        return 1
+
+    def on_gpu(self, classes: int, planes: tuple[Planes, ...]) -> Strided:
+        return Strided(classes, planes, "shares", "softmax", powers=(OBJECT_POWER, CLASS_POWER))
 
     def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
         objectness: Floats = sigmoid(level.channel(outputs, image, 0, 1)[0])

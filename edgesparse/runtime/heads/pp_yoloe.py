@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode, Strided
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import SHAPES, STRETCHED, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, labeled
 from edgesparse.runtime.heads.grid import strides_of
@@ -53,5 +53,5 @@ class PPYoloE(Head):
     def strided(self, layout: Layout) -> Strided:
         boxes = layout.boxes()
         cells = layout.shapes[boxes][1]
-        classes = self.classes(layout)
-        return Strided(cells, classes, 4, 1, 1, cells, box_output=boxes, score_output=1 - boxes, kind="corners")
+        planes = Planes(cells, Plane(boxes, 4, 1), Plane(1 - boxes, 1, cells))
+        return Strided(self.classes(layout), (planes,), kind="corners")

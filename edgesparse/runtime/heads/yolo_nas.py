@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode, Strided
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import SHAPES, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, labeled
 from edgesparse.runtime.heads.grid import strides_of
@@ -55,7 +55,7 @@ class BoxesAndScores(Head):
     def strided(self, layout: Layout) -> Strided:
         (boxes, scores), classes = self.order(layout), self.classes(layout)
         cells = layout.shapes[boxes][1]
-        return Strided(cells, classes, 4, 1, classes, 1, box_output=boxes, score_output=scores, kind="corners")
+        return Strided(classes, (Planes(cells, Plane(boxes, 4, 1), Plane(scores, classes, 1)),), kind="corners")
 
 
 class YoloNas(BoxesAndScores):

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode, Strided
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import POSSIBLE, SHAPES, VALUES, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, corners, labeled
 from edgesparse.runtime.heads.grid import is_decoded, is_dense, strides_of
@@ -38,7 +38,9 @@ class DecodedRows(Head):
 
     def strided(self, layout: Layout) -> Strided:
         _, cells, row = layout.outputs[0].shape
-        return Strided(cells, row - FIRST_CLASS, row, 1, row, 1, first_score=FIRST_CLASS, objectness=4)
+        boxes = Plane(0, row, 1)
+        planes = Planes(cells, boxes, boxes._replace(first=FIRST_CLASS), objectness=boxes._replace(first=4))
+        return Strided(row - FIRST_CLASS, (planes,))
 
 
 class YoloV5(DecodedRows):

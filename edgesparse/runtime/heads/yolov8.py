@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
-from edgesparse.backends.frames import Candidates, Decode, Strided
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.boxes import ROUNDING
 from edgesparse.runtime.heads.base import SHAPES, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import corners, labeled
@@ -71,19 +71,11 @@ class YoloV8(Head):
 
     def strided(self, layout: Layout) -> Strided:
         (_, _, cells), output, classes = self._spec(layout).shape, self.columns(layout), self.classes(layout)
-        return Strided(
-            cells,
-            classes,
-            box_row=1,
-            box_step=cells,
-            score_row=1,
-            score_step=cells,
-            first_score=4 * cells,
-            box_output=output,
-            score_output=output,
-            details=self.details(layout),
-            first_detail=(4 + classes) * cells,
-        )
+        boxes = Plane(output, row=1, step=cells)
+        details = self.details(layout)
+        more = boxes._replace(first=(4 + classes) * cells) if details else None
+        planes = Planes(cells, boxes, boxes._replace(first=4 * cells), details=more)
+        return Strided(classes, (planes,), details=details)
 
     def _spec(self, layout: Layout) -> TensorSpec:
         return layout.outputs[self.columns(layout)]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode, Strided
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import CENTERED, POSSIBLE, VALUES, Evidence, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, labeled
 from edgesparse.runtime.heads.deepstream_yolo import is_corners_and_class
@@ -69,9 +68,14 @@ class Yolox(_OnePerCell):
         return decode
 
     def strided(self, layout: Layout) -> Strided:
-        strides = strides_for(layout.outputs[0].shape[1], layout.size)
-        levels = tuple((side(layout.size[0], stride), side(layout.size[1], stride), stride) for stride in strides)
-        return replace(super().strided(layout), kind="on-grid", levels=levels)
+        _, cells, row = layout.outputs[0].shape
+        planes, before = [], 0
+        for stride in strides_for(cells, layout.size):
+            rows, columns = side(layout.size[0], stride), side(layout.size[1], stride)
+            boxes, scores, objectness = (Plane(0, row, 1, before * row + first) for first in (0, FIRST_CLASS, 4))
+            planes.append(Planes(rows * columns, boxes, scores, objectness, None, rows, columns, stride))
+            before += rows * columns
+        return Strided(self.classes(layout), tuple(planes), kind="on-grid")
 
 
 class YoloxDecoded(_OnePerCell):

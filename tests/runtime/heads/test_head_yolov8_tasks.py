@@ -13,7 +13,7 @@ from head_checks import ROWS, SIZE, Box, Outputs, PerClassChecks, centered, layo
 from numpy.typing import NDArray
 
 from edgesparse.backends import TensorSpec
-from edgesparse.backends.frames import Candidates, Decode
+from edgesparse.backends.frames import Candidates, Decode, Plane
 from edgesparse.errors import ModelError
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.recognize import check, choose, keypoints_in
@@ -121,7 +121,8 @@ def test_the_gpu_finds_details_where_decoding_does() -> None:
         (TensorSpec("output0", (1, 7 + 32, ROWS), "float32"), TensorSpec("p", (1, 32, 16, 24), "float32")), SIZE
     )
     place = head("yolov8-seg").strided(at)
-    assert place is not None and (place.details, place.first_detail) == (32, 7 * ROWS)
+    assert place is not None and place.details == 32
+    assert place.planes[0].details == Plane(0, row=1, step=ROWS, first=7 * ROWS)
 
 
 CASES = [

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cases import CONF, PIXEL, Case
+from cases import CONF, PIXEL, Case, sigma
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgesparse.backends import backend
-from edgesparse.backends.frames import Strided
+from edgesparse.backends.frames import Plane, Planes, Strided
 from edgesparse.builder.prepare import find_head, layout_of, specify
 from edgesparse.config import DetectorSpec, Run, parse
 from edgesparse.head_table import HEAD_ALIASES, HEADS
@@ -140,23 +140,48 @@ def assert_right(detections: Detections, case: Case) -> None:
 
 
 def gathered(at: Strided, outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """The values that the kernel edgesparse/backends/cuda/compact.cuh reads: x1, y1, x2, y2, score and class per
+    """The values that the kernel edgesparse/backends/cuda/compact.cuh computes: x1, y1, x2, y2, score and class per
     row."""
     flat = [output[0].ravel().astype(np.float64) for output in outputs]
     rows = []
-    cells = [(x, y, stride) for rows_, columns, stride in at.levels for y in range(rows_) for x in range(columns)]
-    for r in range(at.candidates):
-        base = flat[at.box_output][r * at.box_row :]
-        a, b, c, d = (base[k * at.box_step] for k in range(4))
-        if at.kind == "on-grid":
-            x, y, stride = cells[r]
-            a, b, c, d = (a + x) * stride, (b + y) * stride, np.exp(c) * stride, np.exp(d) * stride
-        box = (a, b, c, d) if at.kind == "corners" else (a - c / 2, b - d / 2, a + c / 2, b + d / 2)
-        first = at.first_score + r * at.score_row
-        scores = [flat[at.score_output][first + k * at.score_step] for k in range(at.classes)]
-        factor = 1.0 if at.objectness is None else base[at.objectness * at.box_step]
-        rows.append((*box, factor * max(scores), int(np.argmax(scores))))
+    for level in at.planes:
+        for r in range(level.candidates):
+            boxes = values(flat, level.boxes, r, 4 * (at.bins or 1))
+            raw = values(flat, level.scores, r, at.classes)
+            objectness = None if level.objectness is None else values(flat, level.objectness, r, 1)[0]
+            scores = confidences(at, raw, objectness)
+            rows.append((*box(at, level, r, boxes), scores.max(), int(np.argmax(scores))))
     return np.array(rows)
+
+
+def values(flat: Sequence[NDArray[np.float64]], plane: Plane, r: int, count: int) -> NDArray[np.float64]:
+    return np.array([flat[plane.output][plane.first + r * plane.row + k * plane.step] for k in range(count)])
+
+
+def confidences(at: Strided, raw: NDArray[np.float64], objectness: float | None) -> NDArray[np.float64]:
+    if at.scores == "confidences":
+        return raw * (1.0 if objectness is None else objectness)
+    chance = 1.0 if objectness is None else sigma(objectness)
+    shares = np.exp(raw) / np.exp(raw).sum() if at.scores == "softmax" else np.array([sigma(value) for value in raw])
+    scores: NDArray[np.float64] = chance ** at.powers[0] * shares ** at.powers[1]
+    return scores
+
+
+def box(at: Strided, level: Planes, r: int, values: NDArray[np.float64]) -> tuple[float, ...]:
+    y, x = divmod(r, level.columns)
+    if at.kind == "bins":
+        weights = np.exp(values.reshape(4, at.bins))
+        left, top, right, bottom = (weights / weights.sum(axis=1, keepdims=True)) @ np.arange(at.bins)
+        return tuple(side * level.stride for side in (x + 0.5 - left, y + 0.5 - top, x + 0.5 + right, y + 0.5 + bottom))
+    a, b, c, d = values.tolist()
+    if at.kind == "corners":
+        return a, b, c, d
+    if at.kind == "on-grid":
+        a, b, c, d = a + x, b + y, np.exp(c), np.exp(d)
+    elif at.kind == "shares":
+        a, b, c, d = np.tanh(a) + x, np.tanh(b) + y, sigma(c) * level.columns, sigma(d) * level.rows
+    scale = 1 if at.kind == "center-size" else level.stride
+    return tuple(side * scale for side in (a - c / 2, b - d / 2, a + c / 2, b + d / 2))
 
 
 def examined(case: Case, folder: Path) -> Row:
