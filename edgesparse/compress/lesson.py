@@ -69,22 +69,15 @@ def write_lesson(
     `student`: the teacher itself, or a changed network with the same outputs. `pixels`: uint8 [N, 3, H, W] in the
     input's color order. Raises ModelError, naming the node, if the maps cannot be found or learned.
     """
-    maps = maps_of(Editor(teacher, copy=False))
-    count = _channels(teacher, student, maps)
+    values = compared(teacher, student, spec)
     blend: list[str] = []
     if options.relu:
         student, blend = with_relu(student)
     if options.sparse:
         wiring = Editor(student, copy=False).wiring
-        student = with_2to4(student, options.sparse, [layer_name(wiring.producer[name]) for name in maps])
-    values: dict[str, Any] = {
-        "maps": maps,
-        "features": shared_features(teacher, student, maps),
-        "spec": channels_of(FAMILIES.get(spec.head, spec.head), count),
+        student = with_2to4(student, options.sparse, [layer_name(wiring.producer[name]) for name in values["maps"]])
+    values |= {
         "blend": blend,
-        "scale": spec.input.scale,
-        "mean": list(spec.input.mean),
-        "std": list(spec.input.std),
         "placement": placement_of(student),
         **{name: getattr(options, name) for name in ("minutes", "steps", "batch", "rate")},
     }
@@ -94,6 +87,23 @@ def write_lesson(
     save(student, folder / "student.onnx")
     np.save(folder / "images.npy", pixels)
     (folder / "distill.json").write_text(json.dumps(values, indent=1))
+
+
+def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec) -> dict[str, Any]:
+    """Return those values of a training.distill.Lesson that say what is compared, and how pixels become the input.
+
+    Raises ModelError, naming the node, if the maps cannot be found or learned.
+    """
+    maps = maps_of(Editor(teacher, copy=False))
+    count = _channels(teacher, student, maps)
+    return {
+        "maps": maps,
+        "features": shared_features(teacher, student, maps),
+        "spec": channels_of(FAMILIES.get(spec.head, spec.head), count),
+        "scale": spec.input.scale,
+        "mean": list(spec.input.mean),
+        "std": list(spec.input.std),
+    }
 
 
 def _channels(teacher: ModelProto, student: ModelProto, maps: Sequence[str]) -> int:

@@ -18,7 +18,9 @@ def page(name: str, report: ReconstructReport, more: str = "") -> str:
 def _summary(report: ReconstructReport) -> str:
     pruned = [layer for layer in report.layers if layer.pruned]
     share = f"{len(pruned)} of {len(report.layers)} layers, {100 * report.share:.0f} % of the eligible"
-    lines = [paragraph(f"{share} multiply-accumulates, are now 2:4, refitted without training.")]
+    lines = [paragraph(f"{share} multiply-accumulates, are now 2:4, refitted on images without labels.")]
+    if report.training is not None:
+        lines.append(paragraph(f"{report.training}."))
     if report.drop is not None:
         scores = f"<b>{report.dense_score:.1f}</b> before, <b>{report.score:.1f}</b> after"
         lines.append(paragraph(Html(f"Score: {scores}, {report.drop:.1f} points lost.")))

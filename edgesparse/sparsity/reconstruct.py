@@ -3,7 +3,7 @@
 Channels are reordered first, so that 2:4 fits better (`permute`). Then, layer by layer in order of execution, the mask
 is chosen and the kept weights are refitted, so that, with the inputs it gets in the pruned model, the layer's outputs
 match those of the dense model (`rebuild`, `fitting`). Layers are named by the caller, or chosen by their measured
-sensitivity (`ranking`) and, if labels are available, by the score.
+sensitivity (`ranking`) and, if labels are available, by the score. `Task.refine` may then train all weights together.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ from edgesparse.sparsity.position_weights import PositionWeights
 from edgesparse.sparsity.prune import chosen
 from edgesparse.sparsity.ranking import Choice, rank
 from edgesparse.sparsity.rebuild import FitData, States, rebuild, refit_obstacle
-from edgesparse.sparsity.reconstruct_report import ReconstructReport, describe
+from edgesparse.sparsity.reconstruct_report import ReconstructReport, Refinement, describe
 from edgesparse.sparsity.search import Search
 
 Score = Callable[[ModelProto], float]
 """The points, 0 to 100, that a model scores on labeled data."""
 Result = tuple[ModelProto, ReconstructReport]
+Refine = Callable[[ModelProto, ModelProto, Path | None, Progress], tuple[ModelProto, Refinement]]
+"""Trains a pruned model to match the dense one, whose channels are in the same order.
+
+(dense, pruned, a file to continue from, progress) -> the model, and how far that got."""
 STEP = 0.05
 """The search for the largest share within `max_drop` stops at this share of the eligible MACs."""
 METHOD = 4
@@ -95,12 +99,14 @@ class Task:
 
     `score` scores it on labeled data. `read` turns a batch's outputs into [places, fields], on which changes of the
     outputs are measured; without it, on the outputs themselves. `objects` yields, per batch, [N, height, width] from 0
-    to 1, where objects are: layers are fitted to these positions more than to others.
+    to 1, where objects are: layers are fitted to these positions more than to others. `refine` trains all weights of
+    a pruned model together.
     """
 
     score: Score | None = None
     read: Read | None = None
     objects: Iterable[npt.NDArray[np.float32]] | None = None
+    refine: Refine | None = None
 
 
 def reconstruct(
@@ -216,10 +222,14 @@ class _Reconstruction:
         if self.reorder and names:
             permute(model, names, self.progress)
         state = self.states.of(f"{self.reorder} {','.join(sorted(names))}")
-        model, fits = rebuild(model, names, self.data, state, self.progress)
+        pruned, fits = rebuild(model, names, self.data, state, self.progress)
+        training = None
+        if self.task.refine is not None and names:
+            checkpoint = None if state.folder is None else state.folder / "training.pt"
+            pruned, training = self.task.refine(model, pruned, checkpoint, self.progress)
         layers = describe(self.layers, fits, ranked, self.skipped)
-        score = self._points(model) if names else self._dense_score
-        return model, ReconstructReport(layers, self._dense_score, score)
+        score = self._points(pruned) if names else self._dense_score
+        return pruned, ReconstructReport(layers, self._dense_score, score, training)
 
     @cached_property
     def _dense_score(self) -> float | None:

@@ -32,12 +32,41 @@ class ReconstructedLayer:
 
 
 @dataclass(frozen=True)
+class Refinement:
+    """How all weights were trained together, after each layer was refitted.
+
+    `steps` of the training, on `images`, without the `held_out` ones; `before` and `after`: the loss on those, `after`
+    of the best weights.
+    """
+
+    steps: int
+    images: int
+    held_out: int
+    before: float
+    after: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the trained weights are the result; otherwise no step lowered the loss on the images held out."""
+        return self.after < self.before
+
+    def __str__(self) -> str:
+        if not self.kept:
+            return f"trained {self.steps} steps without a gain on {self.held_out} images held out: weights as refitted"
+        lower = 1 - self.after / self.before
+        return f"trained {self.steps} steps: error on {self.held_out} images held out lowered by {lower:.0%}"
+
+
+@dataclass(frozen=True)
 class ReconstructReport:
-    """The result of `reconstruct`: every layer of the model in order, and the scores; None: not scored."""
+    """The result of `reconstruct`: every layer of the model in order, and the scores; None: not scored. `training`:
+    None if the weights were only refitted.
+    """
 
     layers: tuple[ReconstructedLayer, ...]
     dense_score: float | None
     score: float | None
+    training: Refinement | None = None
 
     @property
     def share(self) -> float:
@@ -59,6 +88,7 @@ class ReconstructReport:
             "dense_score": self.dense_score,
             "score": self.score,
             "drop": self.drop,
+            "training": None if self.training is None else asdict(self.training),
             "layers": [asdict(layer) for layer in self.layers],
         }
 

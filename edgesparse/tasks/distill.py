@@ -6,22 +6,19 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgesparse.builder.prepare import detector_spec
 from edgesparse.compress.lesson import StudentOptions, read_result, write_lesson
-from edgesparse.config import DetectorSpec, InputSpec, Recipe
-from edgesparse.errors import BackendUnavailable, ConfigError
+from edgesparse.config import DetectorSpec, Recipe
+from edgesparse.errors import ConfigError
 from edgesparse.model.load import Model, load, save
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.evaluate import ModelScorer
-from edgesparse.stream.sources.open import image_batches
-from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images
+from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images, need_torch, pixels_of
 from edgesparse.tasks.writing import check_outputs, write
 
 
@@ -84,8 +81,7 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
     inputs = [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])]
     check_outputs((output,), options.force, [*inputs, *([options.student] if options.student else [])])
     labels = options.annotated.read() if options.annotated else None
-    if find_spec("torch") is None:
-        raise BackendUnavailable("distill needs PyTorch, which is not installed: pip install 'edgesparse[train]'")
+    need_torch("distill")
     progress("reading the model", 0, 0)
     teacher = load(recipe.model)
     spec = detector_spec(teacher, recipe)
@@ -100,16 +96,6 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
         shutil.rmtree(folder)
     name = str(recipe.model if isinstance(target, Recipe) else target)
     return DistillResult(name, output, report, before, after)
-
-
-def pixels_of(source: str, spec: InputSpec, count: int) -> NDArray[np.uint8]:
-    """The first `count` images of a folder, glob or video, letterboxed: uint8 [N, 3, H, W] in the input's color order.
-
-    Raises SourceError, ImageError.
-    """
-    plain = spec.model_copy(update={"scale": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
-    batches = image_batches(source, plain, count)
-    return np.concatenate([batch.clip(0, 255).astype(np.uint8) for batch in batches()])
 
 
 def _train(

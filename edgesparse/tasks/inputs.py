@@ -7,14 +7,18 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgesparse.builder.prepare import detector_spec, prepare
 from edgesparse.builder.targets import DEMO, recipe_of
 from edgesparse.classes import named_classes
-from edgesparse.config import DetectorSpec, Recipe, override
-from edgesparse.errors import ConfigError
+from edgesparse.config import DetectorSpec, InputSpec, Recipe, override
+from edgesparse.errors import BackendUnavailable, ConfigError
 from edgesparse.model.check import require_finite
 from edgesparse.model.load import Model, load
 from edgesparse.progress import Progress
@@ -138,3 +142,19 @@ def check_sources(target: Path, overrides: Mapping[str, Any]) -> None:
             check_images(source)
         elif "://" in source and source_kind(source) != "csi":
             check_url(source)
+
+
+def pixels_of(source: str, spec: InputSpec, count: int) -> NDArray[np.uint8]:
+    """The first `count` images of a folder, glob or video, letterboxed: uint8 [N, 3, H, W] in the input's color order.
+
+    Raises SourceError, ImageError.
+    """
+    plain = spec.model_copy(update={"scale": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
+    batches = image_batches(source, plain, count)
+    return np.concatenate([batch.clip(0, 255).astype(np.uint8) for batch in batches()])
+
+
+def need_torch(what: str) -> None:
+    """Raise BackendUnavailable if PyTorch, which `what` needs, is not installed."""
+    if find_spec("torch") is None:
+        raise BackendUnavailable(f"{what} needs PyTorch, which is not installed: pip install 'edgesparse[train]'")

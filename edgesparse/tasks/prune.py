@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from edgesparse.builder.confidence import shift_of
 from edgesparse.builder.objects import box_reader, object_masks
 from edgesparse.compress import narrow_page
+from edgesparse.compress.lesson import compared
 from edgesparse.compress.narrow import BOARD, NarrowOptions, narrow
 from edgesparse.compress.narrow_report import NarrowReport
 from edgesparse.confidences import ConfidenceShift
@@ -24,7 +25,7 @@ from edgesparse.progress import Progress, quiet
 from edgesparse.sparsity import page
 from edgesparse.sparsity.prune import PruneReport
 from edgesparse.sparsity.prune import prune as by_magnitude
-from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
+from edgesparse.sparsity.reconstruct import ReconstructOptions, Refine, Task, reconstruct
 from edgesparse.sparsity.reconstruct_report import ReconstructReport
 from edgesparse.tasks.inputs import (
     ScoredModel,
@@ -32,6 +33,8 @@ from edgesparse.tasks.inputs import (
     as_recipe,
     check_images,
     check_numbers,
+    need_torch,
+    pixels_of,
     read_annotations,
     read_model,
 )
@@ -40,6 +43,8 @@ from edgesparse.tasks.writing import check_outputs, write
 PruneMethod = Literal["magnitude", "reconstruct", "channels"]
 Report = PruneReport | ReconstructReport | NarrowReport
 Pruned = tuple[Model, Report, ConfidenceShift | None]
+BATCH, RATE = 4, 7e-4
+"""Images per step of the training, for 2 GB of memory, and Adam's learning rate, relative to the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,8 @@ class PruneOptions:
       with `channels`; implies `layers="auto"`.
     - `max_drop`: lose at most this many points of mAP (0 to 100) on `annotations`; implies `layers="auto"`.
     - `device`: weigh layers by their predicted gain on this board, such as "orin-nano-8gb"; implies `layers="auto"`.
+    - `steps`: for `reconstruct`: then train all weights together for at most this many steps, to match the original;
+      needs PyTorch.
     - `gains`: for `reconstruct`, what 2:4 saves in each layer, by name and in any unit, instead of `device`'s; implies
     `layers="auto"`.
     - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
@@ -77,6 +84,7 @@ class PruneOptions:
     share: float | None = None
     max_drop: float | None = None
     device: str | None = None
+    steps: int = 0
     gains: Mapping[str, float] | None = None
     annotations: str | Path | None = None
     annotated_images: str | Path | None = None
@@ -96,6 +104,7 @@ class PruneOptions:
             raise ConfigError(f"--method: found {self.method!r}, needed magnitude, reconstruct or channels")
         check_numbers(self.count, self.max_drop, self.share)
         self._check_layers()
+        self._check_steps()
         if self.method == "magnitude":
             for name in _RECONSTRUCT:
                 if getattr(self, name) is not None:
@@ -106,6 +115,12 @@ class PruneOptions:
             raise ConfigError("--permute only applies to --method magnitude: reconstruct always reorders channels")
         if self.annotated_images is not None and self.annotations is None:
             raise ConfigError("--annotated-images needs --annotations")
+
+    def _check_steps(self) -> None:
+        if self.steps < 0:
+            raise ConfigError(f"--steps: found {self.steps}, needed 0 or more")
+        if self.steps and self.method != "reconstruct":
+            raise ConfigError(f"--steps needs --method reconstruct, found {self.method}")
 
     def _check_layers(self) -> None:
         if self.method == "channels" and self.layers is not None:
@@ -181,7 +196,10 @@ def _magnitude(recipe: Recipe, options: PruneOptions, progress: Progress) -> tup
 
 def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> Pruned:
     board = boards.board(options.device) if options.device else None
+    if options.steps:
+        need_torch("--steps")
     scored, state = _scored(recipe, options, progress)
+    refine = _refiner(scored, options, progress) if options.steps else None
     model, spec, gains = scored.model, scored.spec, options.gains
     if gains is None and board is not None:
         gains = _gains(model, spec, board)
@@ -192,7 +210,8 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> P
         gains=gains,
         state_dir=state,
     )
-    pruned, report = reconstruct(model, scored.images, selection, _task(scored), progress)
+    task = replace(_task(scored), refine=refine)
+    pruned, report = reconstruct(model, scored.images, selection, task, progress)
     return pruned, report, shift_of(model, pruned, scored.images, spec, progress)
 
 
@@ -219,6 +238,18 @@ def _scored(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[
 def _task(scored: ScoredModel) -> Task:
     objects = object_masks(scored.model, scored.images, scored.spec)
     return Task(score=scored.scorer, read=box_reader(scored.spec), objects=objects)
+
+
+def _refiner(scored: ScoredModel, options: PruneOptions, progress: Progress) -> Refine:
+    """Return what trains the weights. Raises ModelError, naming the node, where PyTorch cannot run the model."""
+    from edgesparse.training.refine import Refiner
+
+    values = compared(scored.model, scored.model, scored.spec)
+    progress("reading images", 0, 0)
+    pixels = pixels_of(str(options.images), scored.spec.input, options.count)
+    refiner = Refiner.of(pixels, {**values, "steps": options.steps, "batch": BATCH, "rate": RATE})
+    refiner.check(scored.model)
+    return refiner
 
 
 def _gains(model: Model, spec: DetectorSpec, board: boards.Board) -> dict[str, float]:

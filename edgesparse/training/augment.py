@@ -1,4 +1,4 @@
-"""Strong augmentation on the training device: mosaics, scale, shift, flips, color, noise.
+"""Augmentation on the training device: mirrored images, or strong: mosaics, scale, shift, flips, color, noise.
 
 The teacher sees the same images as the student, so they need not look natural, only varied.
 """
@@ -29,6 +29,13 @@ def augmented(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     quarter = (~rows).long() * 2 + (~columns).long()
     mixed = torch.gather(views, 0, quarter[None, :, None].expand(1, count, 3, height, width))[0]
     return _colored(mixed, generator)
+
+
+def mirrored(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return `count` images [count, 3, H, W], float32 0..255, of images uint8 [N, 3, H, W], half of them mirrored."""
+    chosen = images[torch.randint(len(images), (count,), generator=generator, device=images.device)].float()
+    mirror = _uniform((count, 1, 1, 1), 0, 1, generator, chosen) < 0.5
+    return torch.where(mirror, chosen.flip(3), chosen)
 
 
 def _views(images: Tensor, count: int, generator: torch.Generator) -> Tensor:

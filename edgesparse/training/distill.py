@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,9 +68,13 @@ class Lesson:
 
     @classmethod
     def load(cls, folder: Path) -> Lesson:
-        values = json.loads((folder / "distill.json").read_text())
-        spec = values.pop("spec")
-        return cls(spec=MapsSpec(**{**spec, "box": tuple(spec["box"]), "classes": tuple(spec["classes"])}), **values)
+        return cls.of(json.loads((folder / "distill.json").read_text()))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Lesson:
+        """Return the lesson of these values, with `spec` as a mapping."""
+        spec = {**values["spec"], **{name: tuple(values["spec"][name]) for name in ("box", "classes")}}
+        return cls(**{**values, "spec": MapsSpec(**spec)})
 
 
 @dataclass

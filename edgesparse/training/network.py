@@ -41,15 +41,18 @@ class Network(nn.Module):
         self._keys: dict[str, str] = {}
         self.weights, self.biases = nn.ParameterDict(), nn.ParameterDict()
         self._steps = [(node, self._step(node)) for node in self._nodes]
+        self._spent = _spent(self._nodes, outputs)
         self._quantized_weights: frozenset[str] = frozenset()
         self._masks()
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         values = {self._image: image}
-        for node, step in self._steps:
+        for (node, step), spent in zip(self._steps, self._spent, strict=True):
             inputs = [self._read(values, node, i, name) for i, name in enumerate(node.input)]
             results = step(*inputs)
             values.update(zip(node.output, results if isinstance(results, tuple) else (results,), strict=False))
+            for name in spent:
+                values.pop(name, None)
         return {name: values[name] for name in self.outputs}
 
     def quantize(self, readers: Readers, scales_of: Mapping[str, str], layers: Sequence[str]) -> None:
@@ -76,6 +79,23 @@ class Network(nn.Module):
             kind = wiring.stored[name].data_type
             array = value.cpu().numpy()
             wiring.store(name, array.astype("float16") if kind == 10 else array)
+
+    def magnitudes(self) -> dict[nn.Parameter, Tensor]:
+        """Return how large each parameter's values are: of weights, the root mean square of an output channel's nonzero
+        ones; of a bias, the norm of its channel's weights.
+        """
+        sizes: dict[nn.Parameter, Tensor] = {}
+        for node in self._nodes:
+            if node.op_type != "Conv":
+                continue
+            weight = self.weights[self._keys[node.input[1]]]
+            values = weight.detach().flatten(1)
+            norm = values.norm(dim=1)
+            mean = norm / (values != 0).sum(1).clamp_min(1).sqrt()
+            sizes[weight] = mean.reshape(-1, *[1] * (weight.ndim - 1))
+            if len(node.input) > 2 and node.input[2]:
+                sizes[self.biases[self._keys[node.input[2]]]] = norm
+        return sizes
 
     def layers(self) -> list[str]:
         """The names of the convolutions, in order."""
@@ -173,3 +193,13 @@ def _needed(wiring: Wiring, outputs: Sequence[str]) -> list[NodeProto]:
             needed.update(node.input)
             nodes.append(node)
     return nodes[::-1]
+
+
+def _spent(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> list[list[str]]:
+    """For each node, the tensors that no later node reads: kept, they would fill the memory."""
+    last = {name: i for i, node in enumerate(nodes) for name in (*node.input, *node.output)}
+    spent: list[list[str]] = [[] for _ in nodes]
+    for name, i in last.items():
+        if name not in outputs:
+            spent[i].append(name)
+    return spent

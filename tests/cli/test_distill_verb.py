@@ -1,4 +1,4 @@
-"""`edgesparse distill`: refusals before any work, and the whole training of a toy model."""
+"""`edgesparse distill` and `prune --steps`: refusals before any work, and the whole training of a toy model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 from commands import Command
 
 from benchmarks.orin_slice import networks
-from edgesparse.tasks import distill
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.tasks import inputs
+
+RECONSTRUCT = ("--method", "reconstruct", "--images", "images")
 
 
 @pytest.fixture
@@ -43,9 +46,49 @@ def test_what_cannot_be_is_refused_before_any_work(
 def test_without_pytorch_the_machine_lacks_something(
     edgesparse: Command, yolo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distill, "find_spec", lambda name: None)
+    monkeypatch.setattr(inputs, "find_spec", lambda name: None)
     ended = edgesparse("distill", yolo, "-o", "out.onnx", "--images", "images", "--relu")
     assert ended.code == 3 and "pip install 'edgesparse[train]'" in ended.message
+    ended = edgesparse("prune", yolo, "-o", "out.onnx", *RECONSTRUCT, "--steps", "2")
+    assert ended.code == 3 and ended.message.startswith("--steps needs PyTorch") and not Path("out.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--steps", "3"), "--steps needs --method reconstruct, found magnitude"),
+        ((*RECONSTRUCT, "--steps", "-1"), "-1 is not in the range x>=0"),
+    ],
+)
+def test_steps_that_cannot_be_are_refused(
+    edgesparse: Command, yolo: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    ended = edgesparse("prune", yolo, "-o", "out.onnx", *arguments)
+    assert ended.code == 2 and reason in ended.message
+
+
+@pytest.mark.torch
+def test_a_pruned_model_is_trained_and_a_second_call_finds_the_result(edgesparse: Command, yolo: Path) -> None:
+    pytest.importorskip("torch", reason="torch: needs PyTorch").set_num_threads(1)
+    ended = edgesparse("prune", yolo, "-o", "out.onnx", *RECONSTRUCT, "--steps", "4", "--state", "work", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["training"]["images"] == 4 and ended.json["training"]["held_out"] == 1
+    assert all(layer.sparse for layer in inspect(onnx.load("out.onnx")).eligible)
+    again = edgesparse("prune", yolo, "-o", "again.onnx", *RECONSTRUCT, "--steps", "4", "--state", "work")
+    assert again.code == 0 and "on 1 images held out" in again.out
+    assert Path("again.onnx").read_bytes() == Path("out.onnx").read_bytes()
+
+
+@pytest.mark.torch
+def test_a_model_that_cannot_be_trained_is_refused_before_any_layer_is_fitted(edgesparse: Command, yolo: Path) -> None:
+    pytest.importorskip("torch", reason="torch: needs PyTorch")
+    model = onnx.load(yolo)
+    relu = next(node for node in model.graph.node if node.op_type == "Sigmoid")
+    relu.op_type, relu.name = "Erf", "odd"
+    onnx.save(model, yolo)
+    ended = edgesparse("prune", yolo, "-o", "out.onnx", *RECONSTRUCT, "--steps", "4", "--state", "work")
+    assert ended.code == 2 and "Erf odd has no counterpart in PyTorch" in ended.message
+    assert not Path("work").exists()
 
 
 @pytest.mark.torch

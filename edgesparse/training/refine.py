@@ -1,0 +1,214 @@
+"""Trains a pruned model until it computes what the dense one does, without labels, under its 2:4 masks.
+
+Fitting layer by layer (`sparsity.reconstruct`) leaves errors that only the layers together can remove. Here all weights
+and biases move at once, by Adam, to lower the difference of the maps, weighted by what the dense model detects, and of
+features inside (Hinton et al., "Distilling the Knowledge", 2015). Images held out decide which weights are the result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from math import cos, isfinite, pi
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import Tensor
+
+from edgesparse.errors import CalibrationError
+from edgesparse.progress import Progress
+from edgesparse.sparsity.reconstruct_report import Refinement
+from edgesparse.training.augment import mirrored
+from edgesparse.training.distill import Lesson
+from edgesparse.training.lessons import feature_loss, output_loss
+from edgesparse.training.network import Network
+
+HOLD_OUT = 10
+"""Each HOLD_OUT-th image is held out; of fewer images the first."""
+CHECKS = 12
+"""How often the images held out are looked at, evenly over the steps."""
+PATIENCE = 6
+"""Checks in a row without a better result after which the training ends."""
+WARM = 20
+"""Steps over which the learning rate rises."""
+LARGEST = 5.0
+"""The largest norm of the gradient."""
+STAYS = 0.99
+"""How much of the averaged weights stays per step; less in the first steps."""
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """How a pruned model is trained: `pixels`, uint8 [N, 3, H, W], two or more images, and in `lesson` what is
+    compared, for how many `steps`, with which `batch`, `rate` and `seed`.
+
+    Raises CalibrationError for too few images.
+    """
+
+    pixels: NDArray[np.uint8]
+    lesson: Lesson
+
+    def __post_init__(self) -> None:
+        if len(self.pixels) < 2:
+            raise CalibrationError(f"found {len(self.pixels)} image, needed two or more: one judges, the others train")
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.uint8], values: Mapping[str, Any]) -> Refiner:
+        """A refiner with the lesson of these values; see `Lesson`."""
+        return cls(pixels, Lesson.of(values))
+
+    def check(self, model: ModelProto) -> None:
+        """Raise ModelError, naming the node, if PyTorch cannot compute what is compared."""
+        self._network(model)
+
+    def __call__(
+        self, dense: ModelProto, pruned: ModelProto, checkpoint: Path | None, progress: Progress
+    ) -> tuple[ModelProto, Refinement]:
+        """Return `pruned` with trained weights and the same zeros, or itself if the images held out show no gain.
+
+        `dense` has its channels in the order of `pruned`. `checkpoint`: a file from which an interrupted call continues
+        to the same result. Raises ModelError.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        teacher = self._network(dense).to(device).eval().requires_grad_(False)
+        training = _Training(self, teacher, self._network(pruned).to(device), checkpoint)
+        report = training.run(progress)
+        if not report.kept:
+            return pruned, report
+        model = ModelProto()
+        model.CopyFrom(pruned)
+        training.best.write_to(model)
+        return model, report
+
+    def _network(self, model: ModelProto) -> Network:
+        return Network(model, [*self.lesson.maps, *self.lesson.features])
+
+
+@dataclass
+class _State:
+    """Steps done, the error on images held out before, at best and per check, and checks since the best."""
+
+    step: int = 0
+    before: float = 0.0
+    least: float = 0.0
+    history: list[float] = field(default_factory=list)
+    idle: int = 0
+
+
+class _Training:
+    """One training: `best` are the averaged weights with the least error on the images held out."""
+
+    def __init__(self, refiner: Refiner, teacher: Network, student: Network, checkpoint: Path | None) -> None:
+        self.lesson, self.checkpoint = refiner.lesson, checkpoint
+        self.teacher, self.student = teacher, student
+        self.average = deepcopy(student).requires_grad_(False)
+        self.best = deepcopy(self.average)
+        self.sizes = student.magnitudes()
+        self.optimizer = torch.optim.Adam(list(self.sizes), lr=self.lesson.rate, eps=1e-12)
+        self.device = next(student.parameters()).device
+        pixels = torch.from_numpy(refiner.pixels).to(self.device)
+        apart = torch.arange(len(pixels)) % HOLD_OUT == 0
+        self.held_out, self.images = pixels[apart], pixels[~apart]
+        self.state = _State()
+
+    def run(self, progress: Progress) -> Refinement:
+        state, steps = self.state, self.lesson.steps
+        every = max(1, -(-steps // CHECKS))
+        if not self._resumed():
+            state.before = state.least = self._error()
+        while state.step < steps and state.idle < PATIENCE:
+            progress("training", state.step, steps)
+            sound = self._step()
+            state.step += 1
+            if not sound:
+                break
+            if state.step % every == 0 or state.step == steps:
+                self._check()
+        progress("training", steps, steps)
+        count = len(self.images) + len(self.held_out)
+        return Refinement(state.step, count, len(self.held_out), state.before, state.least)
+
+    def _step(self) -> bool:
+        """Move the weights once; return False, with the average unchanged, if the loss is not finite."""
+        lesson, step = self.lesson, self.state.step
+        rate = lesson.rate * min(1.0, (step + 1) / WARM) * (0.505 + 0.495 * cos(pi * step / lesson.steps))
+        self.optimizer.param_groups[0]["lr"] = rate
+        # per step, so that a training that continues draws the same images
+        generator = torch.Generator(self.device).manual_seed(lesson.seed + 1_000_003 * step)
+        loss = self._loss(self.student, mirrored(self.images, lesson.batch, generator))
+        if not isfinite(loss.item()):
+            return False
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), LARGEST)
+        self._move()
+        stays = min(STAYS, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, own in zip(self.average.parameters(), self.student.parameters(), strict=True):
+                mean.lerp_(own, 1 - stays)
+        return True
+
+    def _move(self) -> None:
+        """Take Adam's step, relative to magnitudes: those of channels differ widely once batch norm is folded in."""
+        parameters = list(self.sizes)
+        before = [parameter.detach().clone() for parameter in parameters]
+        self.optimizer.step()
+        with torch.no_grad():
+            for parameter, old in zip(parameters, before, strict=True):
+                parameter.sub_(old).mul_(self.sizes[parameter]).add_(old)
+
+    def _loss(self, network: Network, pixels: Tensor) -> Tensor:
+        lesson = self.lesson
+        mean, std = (torch.tensor(v, device=self.device).reshape(1, 3, 1, 1) for v in (lesson.mean, lesson.std))
+        images = (pixels.float() * lesson.scale - mean) / std
+        with torch.no_grad():
+            target = self.teacher(images)
+        own = network(images)
+        maps = [{name: values[name] for name in lesson.maps} for values in (own, target)]
+        return output_loss(maps[0], maps[1], lesson.spec) + feature_loss(own, target, lesson.features)
+
+    def _error(self) -> float:
+        """The loss of the averaged weights on the images held out."""
+        with torch.no_grad():
+            parts = self.held_out.split(self.lesson.batch)  # type: ignore[no-untyped-call]
+            losses = [self._loss(self.average, part).item() * len(part) for part in parts]
+        return float(sum(losses) / len(self.held_out))
+
+    def _check(self) -> None:
+        state, error = self.state, self._error()
+        state.history.append(error)
+        state.idle += 1
+        if error < state.least:
+            state.least, state.idle = error, 0
+            self.best.load_state_dict(self.average.state_dict())
+        if self.checkpoint is None:
+            return
+        values = {name: part.state_dict() for name, part in self._parts().items()}
+        saved = self.checkpoint.with_suffix(".part")
+        torch.save({"lesson": self._key(), "state": asdict(state), **values}, saved)
+        saved.replace(self.checkpoint)
+
+    def _resumed(self) -> bool:
+        """Continue from the checkpoint, if it is of this training."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return False
+        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if saved["lesson"] != self._key():
+            return False
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
+        for name, value in saved["state"].items():
+            setattr(self.state, name, value)
+        return True
+
+    def _parts(self) -> dict[str, Any]:
+        return {"student": self.student, "average": self.average, "best": self.best, "optimizer": self.optimizer}
+
+    def _key(self) -> str:
+        return json.dumps(asdict(self.lesson), sort_keys=True)

@@ -1,0 +1,99 @@
+"""A pruned network is trained to match the dense one: under its masks, never for the worse, resumed exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+
+from benchmarks.orin_slice import networks
+from edgesparse.compress.lesson import compared
+from edgesparse.config import DetectorSpec
+from edgesparse.errors import CalibrationError
+from edgesparse.progress import quiet
+from edgesparse.runtime.heads.base import CENTERED
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.prune import prune
+
+if TYPE_CHECKING:
+    from edgesparse.training.refine import Refiner
+
+pytestmark = pytest.mark.torch
+SPEC = DetectorSpec(head="yolov8", classes=("a", "b", "c"), input=CENTERED.model_copy(update={"size": (64, 64)}))
+PIXELS = np.random.default_rng(0).integers(0, 255, (12, 3, 64, 64), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def dense() -> onnx.ModelProto:
+    pytest.importorskip("torch", reason="torch: needs PyTorch").set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.SCALES, "tiny", (1 / 3, 0.125, 128))
+        return networks.yolov8("tiny", "silu", 64, 3)
+
+
+def refiner(dense: onnx.ModelProto, **changes: Any) -> Refiner:
+    from edgesparse.training.refine import Refiner
+
+    return Refiner.of(PIXELS, {**compared(dense, dense, SPEC), "steps": 24, "batch": 2, "rate": 3e-4, **changes})
+
+
+@pytest.fixture(scope="module")
+def student(dense: onnx.ModelProto) -> onnx.ModelProto:
+    model = onnx.ModelProto()
+    model.CopyFrom(dense)
+    prune(model)
+    return model
+
+
+def same(first: onnx.ModelProto, second: onnx.ModelProto) -> bool:
+    return first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+
+
+def test_training_lowers_the_error_on_images_held_out_and_keeps_the_zeros(
+    dense: onnx.ModelProto, student: onnx.ModelProto
+) -> None:
+    model, training = refiner(dense)(dense, student, None, quiet)
+    assert training.kept and training.after < 0.97 * training.before
+    assert (training.images, training.held_out) == (12, 2)
+    assert str(training).startswith(f"trained {training.steps} steps: error on 2 images held out lowered by ")
+    assert all(layer.sparse for layer in inspect(model).eligible) and not same(model, student)
+
+
+def test_an_interrupted_training_continues_to_the_same_bytes(
+    dense: onnx.ModelProto, student: onnx.ModelProto, tmp_path: Path
+) -> None:
+    shown = list[int]()
+
+    def stopping(step: str, done: int, total: int) -> None:
+        shown.append(done)
+        if done == 11:
+            raise KeyboardInterrupt
+
+    file, train = tmp_path / "training.pt", refiner(dense)
+    with pytest.raises(KeyboardInterrupt):
+        train(dense, student, file, stopping)
+    model, training = train(dense, student, file, lambda step, done, total: shown.append(done))
+    assert shown[:12] == list(range(12)) and shown[12] == 10 and shown[-1] == 24
+    again, whole = train(dense, student, None, quiet)
+    assert same(model, again) and training == whole
+    assert train(dense, student, file, quiet)[1] == whole
+    other, _ = refiner(dense, seed=1)(dense, student, file, quiet)
+    assert not same(other, model)
+
+
+@pytest.mark.parametrize("rate", [30.0, float("inf")])
+def test_a_training_that_only_makes_it_worse_is_dropped_and_that_is_reported(
+    dense: onnx.ModelProto, student: onnx.ModelProto, rate: float
+) -> None:
+    model, training = refiner(dense, rate=rate)(dense, student, None, quiet)
+    assert not training.kept and training.steps < 24 and same(model, student)
+    assert str(training).endswith("steps without a gain on 2 images held out: weights as refitted")
+
+
+def test_one_image_cannot_train_and_judge(dense: onnx.ModelProto) -> None:
+    with pytest.raises(CalibrationError, match="found 1 image, needed two or more"):
+        replace(refiner(dense), pixels=PIXELS[:1])
