@@ -35,7 +35,7 @@ class ReconstructedLayer:
 class Refinement:
     """How all weights were trained together, after each layer was refitted.
 
-    `steps` of the training, on `images`, without the `held_out` ones; `before` and `after`: the loss on those, `after`
+    `steps` of the training; `images`, of which `held_out` judge; `before` and `after`: the loss on those, `after`
     of the best weights.
     """
 
@@ -51,10 +51,10 @@ class Refinement:
         return self.after < self.before
 
     def __str__(self) -> str:
+        judges = f"on images held out ({self.held_out} of {self.images})"
         if not self.kept:
-            return f"trained {self.steps} steps without a gain on {self.held_out} images held out: weights as refitted"
-        lower = 1 - self.after / self.before
-        return f"trained {self.steps} steps: error on {self.held_out} images held out lowered by {lower:.0%}"
+            return f"trained {self.steps} steps, without a gain {judges}: weights as refitted"
+        return f"trained {self.steps} steps: error {judges} {100 * (1 - self.after / self.before):.0f} % lower"
 
 
 @dataclass(frozen=True)

@@ -40,5 +40,5 @@ def test_all_weights_are_trained_after_the_layers_are_refitted(tmp_path: Path) -
     options = ReconstructOptions(state_dir=tmp_path)
     result, report = reconstruct(dense, lambda: [image], options, Task(refine=refine))
     assert result.producer_name == "trained" and files[0] is not None and tmp_path in files[0].parents
-    words = "trained 7 steps: error on 1 images held out lowered by 25%"
+    words = "trained 7 steps: error on images held out (1 of 5) 25 % lower"
     assert str(report.training) == words and words in page("x.onnx", report)

@@ -59,7 +59,7 @@ def test_training_lowers_the_error_on_images_held_out_and_keeps_the_zeros(
     model, training = refiner(dense)(dense, student, None, quiet)
     assert training.kept and training.after < 0.97 * training.before
     assert (training.images, training.held_out) == (12, 2)
-    assert str(training).startswith(f"trained {training.steps} steps: error on 2 images held out lowered by ")
+    assert str(training).startswith(f"trained {training.steps} steps: error on images held out (2 of 12) ")
     assert all(layer.sparse for layer in inspect(model).eligible) and not same(model, student)
 
 
@@ -91,7 +91,7 @@ def test_a_training_that_only_makes_it_worse_is_dropped_and_that_is_reported(
 ) -> None:
     model, training = refiner(dense, rate=rate)(dense, student, None, quiet)
     assert not training.kept and training.steps < 24 and same(model, student)
-    assert str(training).endswith("steps without a gain on 2 images held out: weights as refitted")
+    assert str(training).endswith("steps, without a gain on images held out (2 of 12): weights as refitted")
 
 
 def test_one_image_cannot_train_and_judge(dense: onnx.ModelProto) -> None:
