@@ -34,8 +34,7 @@ def prepare(options: argparse.Namespace) -> None:
     from edgesparse.compress.lesson import StudentOptions, write_lesson
     from edgesparse.model.load import load
     from edgesparse.runtime.images import image_files
-    from edgesparse.tasks.inputs import pixels_of
-    from edgesparse.tasks.inputs import as_recipe
+    from edgesparse.tasks.inputs import as_recipe, pixels_of
 
     path = real() / "models" / "yolox_nano.onnx"
     model = load(path)
