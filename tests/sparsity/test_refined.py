@@ -21,7 +21,7 @@ def test_all_weights_are_trained_after_the_layers_are_refitted(tmp_path: Path) -
         "w1": random(32, 32, 1, 1, seed=2),
         "w2": random(32, 32, 1, 1, seed=3),
     }
-    nodes = [node("Conv", [x, f"w{i}"], [y], f"c{i}") for i, (x, y) in enumerate(["xa", "ab", "by"])]
+    nodes = [node("Conv", ["xab"[i], f"w{i}"], ["aby"[i]], f"c{i}") for i in range(3)]
     dense, image = model(nodes, tensors, (1, 3, 8, 8)), random(1, 3, 8, 8, seed=4)
     files = list[Path | None]()
 
