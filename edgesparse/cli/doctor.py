@@ -44,7 +44,8 @@ def doctor(as_json: bool) -> int:
     if as_json:
         emit_json({"machine": asdict(machine), "findings": [finding.as_dict() for finding in findings]})
     else:
-        table("machine", ("", ""), machine.named().items())
+        memory = {"memory": f"{machine.memory / 1e9:.1f} GB"} if machine.memory else {}
+        table("machine", ("", ""), (machine.named() | memory).items())
         click.echo()
         table("parts", ("part", "state", "found", "remedy"), ((f.part, f.state, f.detail, f.remedy) for f in findings))
     return MACHINE_LACKS if any(finding.state == "needed" for finding in findings) else 0
@@ -56,6 +57,8 @@ def examine() -> list[Finding]:
     extras = (
         _extra("eval", "pycocotools"),
         _extra("service", "prometheus_client", "paho.mqtt", "starlette", "uvicorn"),
+        _extra("otel", "opentelemetry.sdk"),
+        _extra("fleet", "cryptography", "tuf", "zstandard"),
     )
     return [
         *required,
@@ -99,15 +102,23 @@ def _extra(extra: str, *modules: str) -> Finding:
 
 
 def _gstreamer() -> Finding:
-    part = "OpenCV's GStreamer"
+    part = "GStreamer"
     try:
         import cv2
     except ImportError:
         return Finding(part, "missing", "no OpenCV", "pip install opencv-python")
     if re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
-        return Finding(part, "ok", "for CSI cameras")
-    remedy = "on a Jetson use JetPack's own OpenCV: a venv with --system-site-packages and no opencv-python from pip"
-    return Finding(part, "missing", "this OpenCV was built without it", f"CSI cameras only: {remedy}")
+        return Finding(part, "ok", "OpenCV's, for CSI cameras")
+    from edgesparse.stream.pygobject import gstreamer
+
+    try:
+        gstreamer()
+    except ImportError as error:
+        remedy = (
+            "on a Jetson use JetPack's own OpenCV: a venv with --system-site-packages and no opencv-python from pip"
+        )
+        return Finding(part, "missing", f"OpenCV has none, and {error}", f"CSI cameras only: {remedy}")
+    return Finding(part, "ok", "PyGObject's, for CSI cameras")
 
 
 def _h264() -> Finding:

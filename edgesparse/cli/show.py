@@ -47,22 +47,25 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     which has no width, each row is one line.
     """
     from rich.console import Console
+    from rich.text import Text
 
     cells = [[f"{value:.2f}" if isinstance(value, float) else visible(str(value)) for value in row] for row in rows]
     console = Console(highlight=False, markup=False)
     if not sys.stdout.isatty():
         console = Console(highlight=False, markup=False, width=1 << 16)
-    elif _least_width(columns, cells, numbers) > console.width:
-        _print_lists(console, title, columns, cells)
+    if title:
+        console.print(Text(title, style="bold"), soft_wrap=True)  # may be longer than the table is wide
+    if sys.stdout.isatty() and _least_width(columns, cells, numbers) > console.width:
+        _print_lists(console, columns, cells)
         return
-    console.print(_grid(title, columns, cells, numbers), crop=False)
+    console.print(_grid(columns, cells, numbers), crop=False)
 
 
-def _grid(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]], numbers: int) -> Table:
+def _grid(columns: Sequence[str], cells: Sequence[Sequence[str]], numbers: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    grid = Table(header_style="bold", box=None, pad_edge=False, show_header=any(columns))
     for i, column in enumerate(columns):
         number = i >= len(columns) - numbers
         least = max((len(word) for row in cells for word in row[i].split()), default=0)
@@ -82,11 +85,9 @@ def _least_width(columns: Sequence[str], cells: Sequence[Sequence[str]], numbers
     return sum(widths) + len(columns) - 1
 
 
-def _print_lists(console: Console, title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+def _print_lists(console: Console, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     from rich.text import Text
 
-    if title:
-        console.print(Text(title, style="bold"))
     for row in cells:
         for i, (column, value) in enumerate(zip(columns, row, strict=True)):
             lead = "" if i == 0 else f"  {column}: " if column else "  "

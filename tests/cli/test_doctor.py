@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import Command
 
 from edgesparse import device
 from edgesparse.cli import doctor
 from edgesparse.cli.doctor import Finding
+from edgesparse.stream import pygobject
 from edgesparse.stream.recording import h264
 
 
@@ -123,6 +127,29 @@ def test_with_a_gpu_its_compiler_is_checked(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr("shutil.which", lambda name, path=None: str(tmp_path / name))
     compiler = {finding.part: finding for finding in doctor.examine()}["nvcc"]
     assert (compiler.state, compiler.detail) == ("ok", str(tmp_path / "nvcc"))
+
+
+def test_gstreamer_of_either_kind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "    GStreamer:                   YES (1.20.3)")
+    assert doctor._gstreamer().detail == "OpenCV's, for CSI cameras"
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "    GStreamer:                   NO")
+    monkeypatch.setattr(pygobject, "gstreamer", object)
+    assert doctor._gstreamer() == Finding("GStreamer", "ok", "PyGObject's, for CSI cameras")
+
+    def none() -> None:
+        raise ImportError("Python 3.12 has no bindings of GStreamer")
+
+    monkeypatch.setattr(pygobject, "gstreamer", none)
+    assert doctor._gstreamer().detail == "OpenCV has none, and Python 3.12 has no bindings of GStreamer"
+
+
+def test_extras_are_listed_with_how_to_install_them(edgesparse: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tuf", None)
+    out = edgesparse("doctor").out
+    assert "pip install 'edgesparse[fleet]'" in out and "[otel]" in out
+    assert re.search(r"^memory +[\d.]+ GB", out, re.MULTILINE)
 
 
 def test_what_videos_are_encoded_with(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,12 @@ def test_a_table_in_a_pipe_has_a_line_per_row(capsys: pytest.CaptureFixture[str]
     assert len(lines) == 5 and lines[4].split()[0] == "x" * 300 and "\x1b" not in "".join(lines)
 
 
+def test_a_title_may_be_longer_than_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    title = "predicted on a board in a power mode (1020 MHz, 102 GB/s)"
+    show.table(title, ("", "ms"), [("a", 1.0)], numbers=1)
+    assert capsys.readouterr().out.splitlines()[0] == title
+
+
 @pytest.mark.parametrize("columns", [20, 40, 80])
 def test_words_stay_whole_on_a_narrow_terminal(
     columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

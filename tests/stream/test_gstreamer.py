@@ -65,8 +65,9 @@ def test_csi_without_a_jetson_names_what_is_missing(bindings: None) -> None:
 
 @pytest.mark.gstreamer
 def test_exceptions_in_libraries_loaded_after_gstreamer_are_caught(bindings: None) -> None:
-    """GStreamer brings a second unwinder, libunwind, into the process."""
+    """GStreamer brings a second unwinder, libunwind, into a process that already has GCC's."""
     program = """
+import cv2
 from edgesparse.stream.pygobject import gstreamer
 gstreamer()
 import onnxruntime
