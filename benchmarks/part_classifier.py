@@ -17,7 +17,7 @@ SIDE, WIDTHS, EPOCHS, BATCH, RATE = 12, (64, 64), 30, 64, 2e-3
 
 
 def crops(first_seed: int, scenes: int) -> tuple[Floats, NDArray[np.int64]]:
-    """Crops of every labelled part in `scenes` stills from `first_seed` on, [n, SIDE * SIDE * 3] in -0.5..0.5, and
+    """Crops of every labeled part in `scenes` stills from `first_seed` on, [n, SIDE * SIDE * 3] in -0.5..0.5, and
     their classes."""
     result, classes = [], []
     for seed in range(first_seed, first_seed + scenes):

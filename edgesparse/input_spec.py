@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
+from edgesparse.errors import ModelError
 from edgesparse.values import Divisors, Section, Size, Triple
 
 Letterbox = Literal["centre", "top-left", "stretch", "crop"]
@@ -34,6 +36,12 @@ class InputSpec(Section):
     """Subtracted after scaling: one number, or one per channel in the order of `colour`."""
     std: Divisors = (1.0, 1.0, 1.0)
     """Divisor after subtracting: one number, or one per channel."""
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Raise ModelError unless the model's input has this (height, width)."""
+        if tuple(size) != self.size:
+            actual, expected = "x".join(map(str, size)), "x".join(map(str, self.size))
+            raise ModelError(f"the model's input is {actual}, the recipe's input.size is {expected}: make them equal")
 
 
 class Input(Section):

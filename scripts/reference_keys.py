@@ -143,4 +143,6 @@ def _default(field: Any) -> str:
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
     return f"`{value:.6g}`" if isinstance(value, float) else f"`{value}`"

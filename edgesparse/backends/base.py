@@ -143,7 +143,7 @@ class Runner(Closing):
 
     def bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
         """Use these buffers from now on. Raises BuildError unless each is C-contiguous and has its tensor's shape and
-        dtype. tensor.
+        dtype.
         """
         for spec in (*self.inputs, *self.outputs):
             buffer = buffers.get(spec.name)

@@ -148,7 +148,7 @@ def _hash_labels(annotations: Path) -> str:
 
 def _hashes(recipe: Recipe) -> dict[str, str | None]:
     labels, reference, images = recipe.accept.annotations, recipe.accept.reference, recipe.calibrate.images
-    unlabelled = None if labels else recipe.accept.images
+    unlabeled = None if labels else recipe.accept.images
     external = models.files(recipe.model)[1:]
     own = head_identity(recipe.head)
     return {
@@ -158,5 +158,5 @@ def _hashes(recipe: Recipe) -> dict[str, str | None]:
         "labels": _hash_labels(labels) if labels else None,
         "reference": sha256(reference) if reference else None,
         "calibration": hash_images(images) if images else None,
-        "images": hash_images(unlabelled) if unlabelled else None,
+        "images": hash_images(unlabeled) if unlabeled else None,
     }

@@ -196,5 +196,5 @@ def _labels(accept: Accept) -> Labels | None:
             raise BackendUnavailable("scoring needs pycocotools: pip install 'edgesparse[eval]'")
         return Labels(accept.annotations, accept.images)
     if accept.min_map is not None or accept.max_map_drop is not None:
-        raise ConfigError("accept: a score needs labelled images: set accept.annotations")
+        raise ConfigError("accept: a score needs labeled images: set accept.annotations")
     return None

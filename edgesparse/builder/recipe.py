@@ -55,7 +55,7 @@ calibrate:
   # images: calibration_images
   count: 160             # at most so many, evenly spaced in the folder
 
-# Refuse a build that detects worse than this on labelled images.
+# Refuse a build that detects worse than this on labeled images.
 accept:
   # annotations: labels/instances.json   # COCO JSON or a YOLO data.yaml
   # images: labels/images                # their folder, if not beside the annotations; without annotations,

@@ -207,8 +207,8 @@ def _for_selftest(recipe: Recipe, images: Path | None) -> list[Path]:
     folder = images or deploy.images
     if folder is None and accept.annotations is not None:
         labels = Labels(accept.annotations, accept.images)
-        labelled = {box.image for box in labels.boxes}
-        files = [image.path for image in labels.images if image.number in labelled]
+        labeled = {box.image for box in labels.boxes}
+        files = [image.path for image in labels.images if image.number in labeled]
         count = min(deploy.count, len(files))
         return [files[i * len(files) // count] for i in range(count)]
     folder = folder or accept.images or recipe.calibrate.images

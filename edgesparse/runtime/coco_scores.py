@@ -66,10 +66,10 @@ def run_coco(task: Task, truth: Truth, rows: Sequence[Sequence[float]], shapes: 
     if not rows:
         return None
     with contextlib.redirect_stdout(io.StringIO()):
-        labelled = coco()
-        labelled.dataset = truth
-        labelled.createIndex()
-        run = coco_eval(labelled, labelled.loadRes(_results(task, rows, shapes)), _KINDS[task])
+        labeled = coco()
+        labeled.dataset = truth
+        labeled.createIndex()
+        run = coco_eval(labeled, labeled.loadRes(_results(task, rows, shapes)), _KINDS[task])
         if task == "obb":
             vars(run)["computeIoU"] = partial(_rotated, run)
         if task == "pose":

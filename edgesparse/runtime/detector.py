@@ -169,8 +169,7 @@ class Detector(Closing):
 
     def collect(self) -> list[Detections]:
         """Wait for the oldest batch in flight and return its detections per frame; with `tracking: bytetrack` those of
-        confidence LOW or more, which only a tracker may use. Raises RuntimeError if there is
-        none.
+        confidence LOW or more, which only a tracker may use. Raises RuntimeError if there is none.
         """
         views = self._views.popleft() if self._views else []
         self.times[:] = 0

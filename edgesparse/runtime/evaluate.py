@@ -23,7 +23,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.heads.base import Task
 from edgesparse.runtime.heads.registry import head
-from edgesparse.runtime.labels.base import LabelledImage, Size
+from edgesparse.runtime.labels.base import LabeledImage, Size
 from edgesparse.runtime.labels.matching import ClassMapping
 from edgesparse.runtime.labels.read import Labels
 
@@ -96,7 +96,7 @@ def detect(detector: Detector, labels: Labels, progress: Advance = lambda done, 
     """Run a detector on every labeled image. Raises what `evaluate` raises."""
     answers = Answers(head(detector.spec.head).task)
     labels.require(answers.task)
-    batch: list[tuple[LabelledImage, Image]] = []
+    batch: list[tuple[LabeledImage, Image]] = []
     total = len(labels.images)
     for done, item in enumerate(labels.read(), 1):
         batch.append(item)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgesparse.backends.base import TensorSpec
 from edgesparse.backends.frames import Pixels, Place
 from edgesparse.config import InputSpec
-from edgesparse.errors import ModelError, SourceError
+from edgesparse.errors import SourceError
 from edgesparse.runtime.letterbox import Letterbox
 from edgesparse.tiles import Tiles, parts_of
 
@@ -24,9 +24,7 @@ class Places:
     """The Place and Letterbox of frames. Raises ModelError if the model's input size is not the recipe's."""
 
     def __init__(self, spec: InputSpec, image: TensorSpec) -> None:
-        if image.shape[2:] != spec.size:
-            actual, expected = "x".join(map(str, image.shape[2:])), "x".join(map(str, spec.size))
-            raise ModelError(f"the model's input is {actual}, the recipe's input.size is {expected}: make them equal")
+        spec.check_size(image.shape[2:])
         self._spec = spec
         self._known: dict[Any, Views] = {}
 

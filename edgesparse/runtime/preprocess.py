@@ -48,9 +48,7 @@ class Preprocessor:
             raise ModelError(
                 f"input is {buffer.shape} {buffer.dtype}: needed N x 3 x H x W float32, float16, int8 or uint8"
             )
-        if tuple(buffer.shape[2:]) != spec.size:
-            actual, expected = "x".join(map(str, buffer.shape[2:])), "x".join(map(str, spec.size))
-            raise ModelError(f"the model's input is {actual}, the recipe's input.size is {expected}: make them equal")
+        spec.check_size(buffer.shape[2:])
         self._spec, self._buffer = spec, buffer
         self._resized = np.empty((*spec.size, 3), np.uint8)
         self._planes = np.empty((3, *spec.size), np.uint8)

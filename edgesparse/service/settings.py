@@ -42,7 +42,7 @@ class WebSettings(Section):
     inference: bool = True
     """Answer images that are sent to /v1/detect and /v2, with what the cameras leave of the engine."""
     token_file: Path | None = None
-    """Holds the token that visitors must present; required unless the host is this machine's own."""
+    """File with the token that visitors must present; required unless the host is this machine's own."""
 
     def token(self) -> str | None:
         """Return the token, or None if there is none. Raises ConfigError."""

@@ -24,7 +24,7 @@ from edgesparse.stream.summary import Record
 from edgesparse.stream.summary import Summary as Summary
 
 UPDATE_NS = 250_000_000
-"""Longest time between two updates of the cameras' status and the observer, in seconds."""
+"""Longest time between two updates of the cameras' status and the observer, in nanoseconds."""
 
 GAP_NS = 2_000_000
 """How often requests that wait look for a gap between frames, in nanoseconds."""

@@ -1,4 +1,4 @@
-"""Export the hard frames that a service has stored: images, a manifest, and what the detector saw, to be labelled."""
+"""Export the hard frames that a service has stored: images, a manifest, and what the detector saw, to be labeled."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class HardReport:
 
 def export(folder: Path, out: Path, progress: Progress = quiet) -> HardReport:
     """Copy the frames in `folder` to the new folder `out`, each compared with the hash in its record: `images/`,
-    `manifest.jsonl` with a record per line, and `suggestions.json`, the detections in COCO JSON for a labelling tool.
+    `manifest.jsonl` with a record per line, and `suggestions.json`, the detections in COCO JSON for a labeling tool.
     `out` appears complete or not at all. Raises ConfigError if it exists, or there is no frame.
     """
     if out.exists():

@@ -199,7 +199,7 @@ def test_too_large_a_drop_is_refused_and_the_old_package_stays(tmp_path: Path, l
 @pytest.mark.parametrize("settings", [{"min_map": 50}, {"max_map_drop": 1}])
 def test_a_required_score_without_labels_is_refused_before_building(model: Path, settings: Any) -> None:
     steps: list[str] = []
-    with pytest.raises(ConfigError, match=r"a score needs labelled images: set accept.annotations"):
+    with pytest.raises(ConfigError, match=r"a score needs labeled images: set accept.annotations"):
         build(recipe(model, accept=settings), model.parent / "engines", progress=lambda step, *_: steps.append(step))
     assert steps == [] and left(model.parent) == []
 

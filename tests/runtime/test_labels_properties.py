@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgesparse.errors import ConfigError
-from edgesparse.runtime.labels.base import Faults, LabelledBox
+from edgesparse.runtime.labels.base import Faults, LabeledBox
 from edgesparse.runtime.labels.geometry import check_geometry
 from edgesparse.runtime.labels.read import Labels
 
@@ -109,7 +109,7 @@ inside = st.tuples(st.floats(0, 600), st.floats(0, 440), st.floats(2, 40), st.fl
 @given(st.lists(inside, min_size=1, max_size=30))
 def test_boxes_within_their_images_have_no_fault(boxes: list[tuple[float, float, float, float]]) -> None:
     faults = Faults()
-    check_geometry([LabelledBox(1, 0, box) for box in boxes], {1: (640, 480)}, False, faults)
+    check_geometry([LabeledBox(1, 0, box) for box in boxes], {1: (640, 480)}, False, faults)
     assert list(faults) == []
 
 
@@ -121,6 +121,6 @@ def test_other_formats_are_never_taken_for_pixels(boxes: list[tuple[float, float
         other = [(x / 640, y / 480, w / 640, h / 480) for x, y, w, h in boxes]
     else:
         other = [(x, y, x + w, y + h) for x, y, w, h in boxes]
-    check_geometry([LabelledBox(1, 0, box) for box in other], {1: (640, 480)}, False, faults)
+    check_geometry([LabeledBox(1, 0, box) for box in other], {1: (640, 480)}, False, faults)
     leaves = any(x + w > 1.02 * 640 or y + h > 1.02 * 480 for x, y, w, h in other)
     assert bool(faults.fatal) == (bool(kind) or leaves)

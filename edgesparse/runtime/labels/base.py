@@ -18,7 +18,7 @@ LONGEST = 120
 
 
 @dataclass(frozen=True)
-class LabelledImage:
+class LabeledImage:
     """One image. `number` counts from 1; `size` is what the labels state, None if they do not."""
 
     number: int
@@ -28,7 +28,7 @@ class LabelledImage:
 
 
 @dataclass(frozen=True)
-class LabelledBox:
+class LabeledBox:
     """One box in the image `image`, of the category at index `category`. `area` is None if it is the box's area."""
 
     image: int
@@ -136,8 +136,8 @@ def require_unique(pairs: list[tuple[str, Any]]) -> None:
 class Content:
     """The content that a format's reader returns. `relative`: boxes are relative to the image size."""
 
-    images: tuple[LabelledImage, ...]
-    boxes: tuple[LabelledBox, ...]
+    images: tuple[LabeledImage, ...]
+    boxes: tuple[LabeledBox, ...]
     categories: tuple[Category, ...]
     folder: Path
     relative: bool = False

@@ -15,8 +15,8 @@ from edgesparse.runtime.labels.base import (
     Category,
     Content,
     Faults,
-    LabelledBox,
-    LabelledImage,
+    LabeledBox,
+    LabeledImage,
     Size,
     Xywh,
     key_of,
@@ -89,7 +89,7 @@ def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
         kind = "a list, as COCO results are" if isinstance(content, list) else type(content).__name__
         raise ConfigError(f"{path} is not COCO JSON: found {kind}: {NEEDED}")
     if isinstance(info := content.get("info"), dict) and info.get("edgesparse") == SUGGESTIONS:
-        raise ConfigError(f"{path} holds a detector's own boxes, needed labels: correct them in a labelling tool")
+        raise ConfigError(f"{path} holds a detector's own boxes, needed labels: correct them in a labeling tool")
     for part in PARTS:
         _check_part(content, part, path)
     return content
@@ -127,11 +127,11 @@ def _categories(entries: list[dict[str, Any]], faults: Faults) -> dict[str, Cate
 
 def _images(
     entries: list[dict[str, Any]], path: Path, folder: Path | None, faults: Faults
-) -> tuple[tuple[LabelledImage, ...], dict[str, int], Path]:
+) -> tuple[tuple[LabeledImage, ...], dict[str, int], Path]:
     names = [str(entry.get("file_name") or "") for entry in entries]
     base = folder or _folder(path, names)
     index = _Index(base)
-    images: list[LabelledImage] = []
+    images: list[LabeledImage] = []
     numbers: dict[str, int] = {}
     seen: set[Path] = set()
     for entry, name in zip(entries, names, strict=True):
@@ -153,7 +153,7 @@ def _images(
             faults.add("images listed twice", "list each once", name)
         seen.add(file)
         numbers[key] = len(images) + 1
-        images.append(LabelledImage(numbers[key], name, file, _size(entry)))
+        images.append(LabeledImage(numbers[key], name, file, _size(entry)))
     return tuple(images), numbers, base
 
 
@@ -209,7 +209,7 @@ def _is_file(path: Path) -> bool:
 
 def _boxes(
     entries: list[dict[str, Any]], images: Mapping[str, int], categories: Mapping[str, Category], faults: Faults
-) -> Iterator[LabelledBox]:
+) -> Iterator[LabeledBox]:
     order = {key: index for index, key in enumerate(categories)}
     for position, entry in enumerate(entries, 1):
         source = f"annotation {entry.get('id', f'at position {position}')}"
@@ -229,7 +229,7 @@ def _boxes(
         crowd = entry.get("iscrowd") in (1, True, "1")
         area = area if area and area > 0 else None
         segmentation, keypoints = _segmentation(entry.get("segmentation")), _keypoints(entry.get("keypoints"))
-        yield LabelledBox(image, order[category], xywh, area, crowd, source, segmentation, keypoints)
+        yield LabeledBox(image, order[category], xywh, area, crowd, source, segmentation, keypoints)
 
 
 def _segmentation(value: object) -> tuple[tuple[float, ...], ...] | dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgesparse.runtime.images import is_image, natural_order
-from edgesparse.runtime.labels.base import Category, Content, Faults, LabelledBox, LabelledImage
+from edgesparse.runtime.labels.base import Category, Content, Faults, LabeledBox, LabeledImage
 
 
 def is_class_folders(path: Path) -> bool:
@@ -23,10 +23,10 @@ def read_class_folders(path: Path, folder: Path | None, faults: Faults) -> Conte
         for file in sorted(filter(is_image, each.iterdir()), key=natural_order)
     ]
     images = tuple(
-        LabelledImage(number, f"{file.parent.name}/{file.name}", file) for number, (_, file) in enumerate(files, 1)
+        LabeledImage(number, f"{file.parent.name}/{file.name}", file) for number, (_, file) in enumerate(files, 1)
     )
     boxes = tuple(
-        LabelledBox(number, category, (0.0, 0.0, 1.0, 1.0), source=str(file))
+        LabeledBox(number, category, (0.0, 0.0, 1.0, 1.0), source=str(file))
         for number, (category, file) in enumerate(files, 1)
     )
     empty = [each.name for each in folders if not any(map(is_image, each.iterdir()))]

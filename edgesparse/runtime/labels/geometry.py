@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.runtime.labels.base import Faults, LabelledBox, Size
+from edgesparse.runtime.labels.base import Faults, LabeledBox, Size
 
 TOLERANCE = 0.02
 """How far a box may extend beyond its image, as a share of the image's side."""
@@ -17,7 +17,7 @@ FEW = 4
 """Fewer boxes do not prove a format."""
 
 
-def check_geometry(boxes: Sequence[LabelledBox], sizes: Mapping[int, Size], relative: bool, faults: Faults) -> None:
+def check_geometry(boxes: Sequence[LabeledBox], sizes: Mapping[int, Size], relative: bool, faults: Faults) -> None:
     """Add a fault if boxes cannot be left, top, width and height within their images. `sizes` are the image sizes, as
     far as known; `relative` boxes are relative to them.
     """
@@ -60,6 +60,6 @@ def _fit_as_corners(values: NDArray[np.float64], size: NDArray[np.float64]) -> b
     return len(values) >= FEW and bool((high > low).all()) and not _leaves(high, low, size).any()
 
 
-def _example(box: LabelledBox, size: Size | None) -> str:
+def _example(box: LabeledBox, size: Size | None) -> str:
     values = ", ".join(f"{value:g}" for value in box.xywh)
     return f"{box.source}: [{values}]" + (f" of {size[0]}x{size[1]}" if size else "")

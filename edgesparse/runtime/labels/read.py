@@ -18,7 +18,7 @@ from edgesparse.runtime.coco_scores import require_shapes
 from edgesparse.runtime.heads.base import Task
 from edgesparse.runtime.images import read_image
 from edgesparse.runtime.labels import matching
-from edgesparse.runtime.labels.base import Content, Fault, Faults, LabelledBox, LabelledImage, Size
+from edgesparse.runtime.labels.base import Content, Fault, Faults, LabeledBox, LabeledImage, Size
 from edgesparse.runtime.labels.coco import read_coco
 from edgesparse.runtime.labels.folders import is_class_folders, read_class_folders
 from edgesparse.runtime.labels.geometry import check_geometry
@@ -32,7 +32,7 @@ COCO_FILES = ("instances_val*.json", "instances.json", "_annotations.coco.json")
 
 
 class Labels:
-    """Labelled images, boxes and categories of a data set.
+    """Labeled images, boxes and categories of a data set.
 
     `annotations` is a COCO JSON file, a YOLO data.yaml, or a folder that holds one of them. `images` is the folder of
     the images, if they are not next to the annotations. Raises ConfigError, with the number of faults and examples, if
@@ -58,7 +58,7 @@ class Labels:
         """
         return matching.match(names, self.categories, self.used, str(self.path))
 
-    def read(self) -> Iterator[tuple[LabelledImage, Image]]:
+    def read(self) -> Iterator[tuple[LabeledImage, Image]]:
         """Yield each image with its pixels, BGR uint8 [H, W, 3], in the orientation that matches the labels' size.
 
         Raises ImageError for an image that cannot be read, ConfigError for one of a different size.
@@ -127,7 +127,7 @@ def inspect_labels(annotations: Path, images: Path | None = None) -> tuple[Conte
 
 def _without_repeats(content: Content, faults: Faults) -> Content:
     """Each box once: its repetition would count as an object that no detector can find."""
-    boxes: dict[tuple[object, ...], LabelledBox] = {}
+    boxes: dict[tuple[object, ...], LabeledBox] = {}
     for box in content.boxes:
         if boxes.setdefault((box.image, box.category, box.xywh, box.crowd), box) is not box:
             faults.add("boxes listed twice", "each counts once", box.source, fatal=False)
@@ -160,7 +160,7 @@ def files_of(annotations: Path) -> list[Path]:
     return [path, *(file for image in content.images if (file := label_file(image.path)).is_file())]
 
 
-def open_image(image: LabelledImage, labels: Path) -> tuple[LabelledImage, Image]:
+def open_image(image: LabeledImage, labels: Path) -> tuple[LabeledImage, Image]:
     """Read an image, in the orientation that matches its stated size. Raises ImageError, ConfigError."""
     pixels = read_image(image.path)
     if image.size is None or _size(pixels) == image.size:
@@ -174,7 +174,7 @@ def open_image(image: LabelledImage, labels: Path) -> tuple[LabelledImage, Image
     )
 
 
-def _shape(box: LabelledBox, share: NDArray[np.int64]) -> dict[str, Any]:
+def _shape(box: LabeledBox, share: NDArray[np.int64]) -> dict[str, Any]:
     """Return masks and keypoints in pixels, as pycocotools reads them. `share`: pixels per unit of x and y."""
     shape: dict[str, Any] = {}
     if isinstance(box.segmentation, dict):

@@ -17,8 +17,8 @@ from edgesparse.runtime.labels.base import (
     Category,
     Content,
     Faults,
-    LabelledBox,
-    LabelledImage,
+    LabeledBox,
+    LabeledImage,
     Xywh,
     number_of,
     one_line,
@@ -37,7 +37,7 @@ def read_yolo(path: Path, folder: Path | None, faults: Faults) -> Content:
     files = sorted({*_images_in(folder)}, key=natural_order) if folder else _split(content, path)
     if not files:
         raise ConfigError(f"{path}: no images in {folder or 'its folders'}: needed {' '.join(sorted(SUFFIXES))}")
-    images = tuple(LabelledImage(number, file.name, file) for number, file in enumerate(files, 1))
+    images = tuple(LabeledImage(number, file.name, file) for number, file in enumerate(files, 1))
     absent = [image.name for image in images if not _is(image.path, Path.is_file)]
     faults.add_all("images that do not exist", "correct the list, or add them", absent)
     labels = {image.number: label_file(image.path) for image in images}
@@ -150,7 +150,7 @@ def _keypoint_values(content: dict[str, Any], path: Path) -> int:
     return int(shape[1])
 
 
-def _boxes(file: Path, image: int, columns: _Columns, faults: Faults) -> Iterator[LabelledBox]:
+def _boxes(file: Path, image: int, columns: _Columns, faults: Faults) -> Iterator[LabeledBox]:
     classes = columns.classes
     try:
         lines = file.read_text("utf-8-sig").splitlines()
@@ -175,7 +175,7 @@ def _boxes(file: Path, image: int, columns: _Columns, faults: Faults) -> Iterato
         elif (xywh := _xywh([value for value in values[1:] if value is not None], source, faults)) is not None:
             polygon = tuple(value for value in values[1:] if value is not None)
             polygons = (polygon,) if len(polygon) > 4 else None
-            yield LabelledBox(image, int(category), xywh, None, False, source, polygons, keypoints)
+            yield LabeledBox(image, int(category), xywh, None, False, source, polygons, keypoints)
 
 
 def _points(values: list[float | None], each: int) -> tuple[float, ...] | None:

@@ -1,4 +1,4 @@
-"""Hard frames: those on which the detector was unsure, stored so that they can be labelled elsewhere."""
+"""Hard frames: those on which the detector was unsure, stored so that they can be labeled elsewhere."""
 
 from __future__ import annotations
 

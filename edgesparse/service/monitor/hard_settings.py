@@ -15,7 +15,7 @@ REASONS: tuple[Reason, ...] = ("near", "blink", "disagreement")
 
 
 class HardFrameSettings(Section):
-    """Stores frames on which the detector was unsure, to be labelled elsewhere."""
+    """Stores frames on which the detector was unsure, to be labeled elsewhere."""
 
     reasons: Annotated[tuple[Reason, ...], Field(min_length=1)] = REASONS
     """What makes it hard: a confidence near the minimum, a track that blinks, disagreement with a shadow engine."""

@@ -24,15 +24,22 @@ def _topic(topic: str) -> str:
 class MqttSettings(OutputSettings):
     """Detections and events to a broker: at least once, in order, kept on disk while it is away."""
 
-    host: Host  # host of the broker
-    port: Annotated[int, Field(ge=1, le=65535)] = 1883  # port of the broker
-    topic: Annotated[str, AfterValidator(_topic)] = "edgesparse"  # what all topics begin with
-    username: str | None = None  # user at the broker; default: none
-    password_file: Path | None = None  # holds the user's password
-    tls: bool = False  # whether the connection is encrypted
+    host: Host
+    """Name or address of the broker."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 1883
+    """Port of the broker."""
+    topic: Annotated[str, AfterValidator(_topic)] = "edgesparse"
+    """What all topics begin with."""
+    username: str | None = None
+    """User at the broker; default: none."""
+    password_file: Path | None = None
+    """File with the user's password."""
+    tls: bool = False
+    """Whether the connection is encrypted."""
     ca_file: Path | None = None
     """Certificates that the broker's is verified with; default: the system's."""
-    client_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None  # default: edgesparse-DEVICE
+    client_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Id at the broker; default: `edgesparse-` and the host name."""
     empty: bool = False
     """Also send frames without detections."""
     snapshots: bool = True
