@@ -17,6 +17,7 @@ from edgesparse.compress.check import Change, Original
 from edgesparse.compress.cost import Cost, cost
 from edgesparse.compress.maps import FAMILIES, cut, set_head
 from edgesparse.compress.moves import drop_moves, fold_focus
+from edgesparse.compress.padding import pad_channels
 from edgesparse.compress.parallel import merge_parallel
 from edgesparse.compress.selections import fold_selections
 from edgesparse.compress.sites import Inapplicable, Rewrite, Site, Way
@@ -33,6 +34,7 @@ REWRITES: dict[str, Rewrite] = {
     "selections": fold_selections,
     "upsample": move_resize,
     "parallel": merge_parallel,
+    "padding": pad_channels,
 }
 """In the order in which they are tried: a rewrite may build on an earlier one."""
 

@@ -12,6 +12,7 @@ from small_models import Array, model, node, random, run
 
 from edgesparse.compress.maps import cut
 from edgesparse.compress.moves import drop_moves, fold_focus
+from edgesparse.compress.padding import pad_channels
 from edgesparse.compress.parallel import merge_parallel
 from edgesparse.compress.selections import fold_selections
 from edgesparse.compress.sites import Inapplicable, Rewrite
@@ -229,3 +230,47 @@ def test_a_decoding_that_does_not_begin_with_convolutions_is_refused_by_name() -
         cut(model(tail, {"w": random(2, 3, 1, 1), "g": random(32, 7)}, (1, 3, 4, 4)))
     with pytest.raises(ModelError, match="read the input x without a convolution"):
         cut(model([node("Sigmoid", ["x"], ["y"])], {}, (1, 3, 4, 4)))
+
+
+def joined(activation: str, channels: int = 12) -> ModelProto:
+    """Two convolutions, one with a shortcut and one before a depthwise convolution, joined for a third."""
+    nodes = [
+        node("Conv", ["x", "w0", "b0"], ["c0"], "c0"),
+        node(activation, ["c0"], ["a0"]),
+        node("Conv", ["a0", "w1"], ["c1"], "c1", pads=[1] * 4),
+        node("Add", ["a0", "c1"], ["sum"]),
+        node("Conv", ["x", "w2", "b2"], ["c2"], "c2"),
+        node(activation, ["c2"], ["a2"]),
+        node("Conv", ["a2", "w3"], ["c3"], "c3", pads=[1] * 4, group=5),
+        node("Concat", ["sum", "c3"], ["all"], "concat", axis=1),
+        node("Conv", ["all", "w4"], ["y"], "c4"),
+    ]
+    tensors = {
+        "w0": random(channels, 6, 1, 1),
+        "b0": random(channels),
+        "w1": random(channels, channels, 3, 3, seed=1),
+        "w2": random(5, 6, 1, 1, seed=2),
+        "b2": random(5),
+        "w3": random(5, 1, 3, 3, seed=3),
+        "w4": random(7, channels + 5, 1, 1, seed=4),
+    }
+    return model(nodes, tensors, (1, 6, 8, 8))
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid"])
+def test_channels_before_a_concat_are_padded_to_whole_blocks(activation: str) -> None:
+    """The padded channels hold 0, or 0.5 after a sigmoid: whatever reads them has zero weights there."""
+    changed = check(joined(activation), pad_channels)
+    weights = {tensor.name: tuple(tensor.dims) for tensor in changed.graph.initializer}
+    convs = [node for node in changed.graph.node if node.op_type == "Conv"]
+    assert [weights[conv.input[1]][0] for conv in convs[:-1]] == [32] * 4
+    assert weights[convs[-1].input[1]] == (7, 64, 1, 1)
+    where = [site.where for site in pad_channels(changed)]
+    assert where == []  # once padded, nothing is left
+
+
+def test_whole_blocks_and_outputs_are_not_padded() -> None:
+    """Only the sum is in whole blocks; the last convolution is the output."""
+    sites = list(pad_channels(joined("Relu", 32)))
+    assert [site.ways[0].what for site in sites] == ["1 convolutions padded to whole blocks of 32 channels"] * 2
+    check(joined("Relu", 32), pad_channels)
