@@ -24,13 +24,13 @@ def pad_channels(model: ModelProto) -> Iterator[Site]:
     editor = Editor(model, copy=False)
     for node in editor.graph.node:
         if node.op_type == "Concat" and attribute(node, "axis") in (1, -3):
-            convs = dict.fromkeys(_conv_of(editor, name) for name in node.input if _is_uneven(editor, name))
-            if convs:
-                yield _site(model, layer_name(node), [name for name in convs if name is not None])
+            writers = dict.fromkeys(_conv_of(editor, name) for name in node.input if _is_uneven(editor, name))
+            if convs := [name for name in writers if name is not None]:
+                yield _site(model, layer_name(node), convs)
     outputs = (node.output[0] for node in editor.graph.node if node.op_type == "Conv")
     inner = [name for name in outputs if name not in editor.wiring.outputs and _is_uneven(editor, name)]
-    if convs := [name for name in inner if _conv_of(editor, name) == name]:
-        yield _site(model, "all that are left", convs)
+    if left := [name for name in inner if _conv_of(editor, name) == name]:
+        yield _site(model, "all that are left", left)
 
 
 def _site(model: ModelProto, where: str, outputs: Sequence[str]) -> Site:
