@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from edgesparse.cli.show import INTERVAL, duration
+from edgesparse.cli.show import INTERVAL
+from edgesparse.progress import duration
 
 if TYPE_CHECKING:
     import numpy as np

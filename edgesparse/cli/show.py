@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.progress import Progress
+from edgesparse.progress import Progress, StepText
 from edgesparse.redaction import redact_all, redact_text, visible
 from edgesparse.wording import printable
 
@@ -141,30 +141,12 @@ class ProgressLines:
     """Progress without a terminal: a line per step, and one every ten seconds with the step's time left."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._step, self._started, self._printed, self._first = "", 0.0, 0.0, 0
+        self._clock, self._describe = clock, StepText(clock)
+        self._step, self._printed = "", 0.0
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        now = self._clock()
-        if step != self._step:
-            self._step, self._started, self._first = step, now, done
-        elif now - self._printed <= INTERVAL:
+        text, now = self._describe(step, done, total), self._clock()
+        if step == self._step and now - self._printed <= INTERVAL:
             return
-        self._printed = now
-        print(f"{step}{self._count(now, done, total)}", file=sys.stderr, flush=True)
-
-    def _count(self, now: float, done: int, total: int) -> str:
-        if not total:
-            return ""
-        advanced = done - self._first
-        if advanced <= 0 or done >= total:
-            return f" {done}/{total}"
-        return f" {done}/{total}, {duration((total - done) * (now - self._started) / advanced)} left"
-
-
-def duration(seconds: float) -> str:
-    """Format a duration for people: 40 s, 3 min, 2 h 5 min."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{max(1, round(seconds))} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+        self._step, self._printed = step, now
+        print(text, file=sys.stderr, flush=True)

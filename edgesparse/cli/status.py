@@ -37,8 +37,8 @@ def status(root: Path | None, status: Path | None, history: int, as_json: bool) 
         click.echo(redact_text(f"{name}: {_slot(state[name])}"))
     service = state["service"]
     click.echo(redact_text(f"service: {_service(service, state['healthy']) if service else 'no status'}"))
-    if state["under_way"]:
-        click.echo(redact_text(f"under way: {state['under_way']['verb']}, {state['under_way']['step']}"))
+    if going := state["under_way"]:
+        click.echo(redact_text(f"under way: {going['verb']}, {going.get('progress') or going['step']}"))
     rows = [(date(event.get("time", 0)), *(event.get(key, "") for key in COLUMNS[1:])) for event in events]
     if rows:
         table("history", COLUMNS, rows)

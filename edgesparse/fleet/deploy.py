@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, NoReturn
 
@@ -23,6 +24,7 @@ from edgesparse.fleet.restart import ServiceControl
 from edgesparse.fleet.slot_build import BuildSlot, build_slot
 from edgesparse.fleet.slots import DeploySlot, Root, UnderWay
 from edgesparse.fleet.state import DamagedState, Journal, SlotRecord, Step
+from edgesparse.fleet.under_way import shown
 from edgesparse.package.store import open_package
 from edgesparse.progress import Progress, quiet
 
@@ -57,18 +59,27 @@ class Device:
         """Build, test and run a bundle. Raises SignatureError, before anything is written, if it was tampered with,
         RolledBack if it ran and was not healthy, and DeployError, with the reason, if it is refused otherwise.
         """
-        with self.root.lock():
-            self._recover()
-            if (running := self._running(source)) is not None:
-                return _outcome("nothing to do", running, source)
-            note = self._admit(source, downgrade)
-            with source.complete(self.root.path, self.progress) as file:
-                self._verify(file, source)
-                journal, record = self._build(file, source)
-            self._switch(journal, record)
-            self.root.clear_fetched()
-            notes = "; ".join(filter(None, (note, source.note)))
-            return _outcome("deployed", self.root.slot(journal.slot), source, notes)
+        with self._under_way("deploy") as device:
+            return device._deploy(source, downgrade)
+
+    def _deploy(self, source: BundleSource, downgrade: bool) -> Outcome:
+        self._recover()
+        if (running := self._running(source)) is not None:
+            return _outcome("nothing to do", running, source)
+        note = self._admit(source, downgrade)
+        with source.complete(self.root.path, self.progress) as file:
+            self._verify(file, source)
+            journal, record = self._build(file, source)
+        self._switch(journal, record)
+        self.root.clear_fetched()
+        notes = "; ".join(filter(None, (note, source.note)))
+        return _outcome("deployed", self.root.slot(journal.slot), source, notes)
+
+    @contextmanager
+    def _under_way(self, verb: str) -> Iterator[Device]:
+        """Lock the folder, and let `status` show the progress."""
+        with self.root.lock(), shown(self.service.status, verb, self.progress) as progress:
+            yield replace(self, progress=progress)
 
     def check(self, source: BundleSource, *, downgrade: bool = False) -> Outcome:
         """Return what `deploy` would do, or raise what it would raise, as far as that is known without fetching or
@@ -108,17 +119,20 @@ class Device:
 
     def rollback(self) -> Outcome:
         """Return to the package that ran before. Raises DeployError if the other slot was never healthy."""
-        with self.root.lock():
-            self._recover()
-            slot, current = self.root.other(), self.root.current()
-            record = slot.record()
-            if current is None or record is None or not record.healthy:
-                bad = record.bad if record else ""
-                why = f"slot {slot.name} was bad: {bad}" if bad else "the other slot holds no complete package"
-                raise DeployError(f"nothing to go back to ({why}): deploy an older bundle with --allow-downgrade")
-            open_package(slot.package)
-            self._switch(_journal("rollback", "switching", slot, current), record)
-            return Outcome("rolled back", True, slot.name, record.name, record.version)
+        with self._under_way("rollback") as device:
+            return device._rollback()
+
+    def _rollback(self) -> Outcome:
+        self._recover()
+        slot, current = self.root.other(), self.root.current()
+        record = slot.record()
+        if current is None or record is None or not record.healthy:
+            bad = record.bad if record else ""
+            why = f"slot {slot.name} was bad: {bad}" if bad else "the other slot holds no complete package"
+            raise DeployError(f"nothing to go back to ({why}): deploy an older bundle with --allow-downgrade")
+        open_package(slot.package)
+        self._switch(_journal("rollback", "switching", slot, current), record)
+        return Outcome("rolled back", True, slot.name, record.name, record.version)
 
     def recover(self) -> Outcome:
         """Finish or undo what a power cut interrupted; do nothing while a deploy is in progress."""

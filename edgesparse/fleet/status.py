@@ -9,7 +9,7 @@ from typing import Any
 
 from edgesparse import device
 from edgesparse.errors import DeployError
-from edgesparse.fleet import health
+from edgesparse.fleet import health, under_way
 from edgesparse.fleet.restart import ServiceControl
 from edgesparse.fleet.slots import DeploySlot, Root
 from edgesparse.version import VERSION
@@ -22,7 +22,7 @@ def status(root: Root, service: ServiceControl) -> dict[str, Any]:
     """Return the device's state, with None for anything that does not exist. `running` and `other`: the two slots'
     records. `service`: its newest status, if recent. `healthy`: whether that is good and belongs to the package that
     should run. `last`: the newest event of the history. `under_way`: the journal of a deploy that is in progress or was
-    interrupted. `damaged`: why state files cannot be used.
+    interrupted, and its `progress` in words while it runs. `damaged`: why state files cannot be used.
 
     Raises DeployError if the folder cannot be read.
     """
@@ -45,7 +45,7 @@ def _status(root: Root, service: ServiceControl) -> dict[str, Any]:
         "service": recent,
         "healthy": _healthy(running, recent) if snapshot else None,
         "last": history[-1] if history else None,
-        "under_way": asdict(journal) if journal else None,
+        "under_way": {**(asdict(journal) if journal else {}), **(under_way.read(service.status) or {})} or None,
         "damaged": list(root.damage().values()),
         "edgesparse": VERSION,
         "machine": device.probe().named(),

@@ -9,7 +9,9 @@ checkout's environment. systemd does not run in it: `SYSTEMCTL` replaces `system
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,7 @@ from pathlib import Path
 
 OWN = ("/etc/edgesparse", "/var/lib/edgesparse", "/run/edgesparse", "/var/cache/edgesparse")
 BRIDGE, NETWORK = "esfleet", "10.213.0"
+ENVIRONMENT = Path("/opt/edgesparse")
 
 SYSTEMCTL = """\
 #!/bin/sh
@@ -96,19 +99,10 @@ class Host:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """Kill everything that runs on the host."""
-        output = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
-        for pid in output.stdout.split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        kill(self.name)
 
     def unplug(self, out: bool = True) -> None:
         run("ip", "link", "set", self.name, "down" if out else "up")
-
-    def close(self) -> None:
-        self.kill()
-        subprocess.run(["ip", "netns", "del", self.name], check=False)
-        subprocess.run(["ip", "link", "del", self.name], check=False, capture_output=True)
 
 
 class Hosts:
@@ -119,8 +113,11 @@ class Hosts:
         folder.mkdir(parents=True, exist_ok=True)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key"))
         Path("/run/sshd").mkdir(exist_ok=True)
+        self._lock = only_one()
+        remove()  # what a run left that was killed
         self.created = [path for name in OWN if create(path := Path(name))]
-        self._environment = environment()
+        if not ENVIRONMENT.exists():
+            ENVIRONMENT.symlink_to(Path(sys.executable).parents[1])
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "addr", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
@@ -146,22 +143,42 @@ class Hosts:
         return "\n".join([*lines, "    canary:", "      hosts:", f"        {north[0].name}:", ""])
 
     def close(self) -> None:
-        for host in self.hosts:
-            host.close()
-        subprocess.run(["ip", "link", "del", BRIDGE], check=False)
-        if self._environment:
-            Path("/opt/edgesparse").unlink()
+        remove()
         for path in reversed(self.created):
-            path.rmdir()
+            with suppress(OSError):  # something else on this machine uses it
+                path.rmdir()
+        os.close(self._lock)
 
 
-def environment() -> bool:
-    """Link /opt/edgesparse to this environment. Returns False if it exists."""
-    place = Path("/opt/edgesparse")
-    if place.exists():
-        return False
-    place.symlink_to(Path(sys.executable).parents[1])
-    return True
+def only_one() -> int:
+    """Return the descriptor of the lock that these hosts hold: names and addresses are the machine's."""
+    lock = os.open("/run/edgesparse-hosts.lock", os.O_CREAT | os.O_WRONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise RuntimeError("other hosts are running on this machine: wait until their tests have ended") from None
+    return lock
+
+
+def remove() -> None:
+    """Remove all hosts, their bridge and the link to an environment."""
+    names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
+    for name in re.findall(r"^esf\d+", names, re.M):
+        kill(name)
+        subprocess.run(["ip", "netns", "del", name], check=False)
+        subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
+    subprocess.run(["ip", "link", "del", BRIDGE], check=False, capture_output=True)
+    if ENVIRONMENT.is_symlink():
+        ENVIRONMENT.unlink()
+
+
+def kill(name: str) -> None:
+    """Kill everything that runs on a host."""
+    output = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+    for pid in output.stdout.split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def create(path: Path) -> bool:
