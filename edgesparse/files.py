@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -140,3 +140,20 @@ def sync(path: Path, flags: int = os.O_RDONLY) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+FileState = tuple[str, int, int]
+"""A file's path, size in bytes and time of change in nanoseconds; -1 for a file that is missing."""
+
+
+def file_states(paths: Iterable[Path]) -> list[FileState]:
+    """Return what tells whether files were changed or replaced since, without reading them."""
+    return [_state(path) for path in paths]
+
+
+def _state(path: Path) -> FileState:
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path), -1, -1
+    return str(path), status.st_size, status.st_mtime_ns

@@ -89,7 +89,7 @@ def _root(file: Path) -> str:
     text = read_text(file, "--anchor")
     try:
         kind = json.loads(text)["signed"]["_type"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         kind = ""
     if kind != "root":
         raise StepFailed(f"{file} is no root of a repository", "pass its metadata/1.root.json", WRONG_USE)

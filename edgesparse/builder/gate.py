@@ -7,7 +7,6 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgesparse.backends import backend
 from edgesparse.builder.attempts import Attempt
 from edgesparse.builder.child.job import ScoreTarget, Scoring
 from edgesparse.builder.child.trials import write_reference
@@ -20,7 +19,7 @@ from edgesparse.package.manifest import Score
 from edgesparse.progress import Progress
 from edgesparse.runtime.confidence_shift import LOW
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import SCORING, Advance, detect, require_reference, score
+from edgesparse.runtime.evaluate import SCORING, Advance, detect, file_detector, require_reference, score
 from edgesparse.runtime.images import image_files
 from edgesparse.runtime.labels.read import Labels
 
@@ -68,7 +67,7 @@ class Gate:
         spec = self._reference_spec(source, prepared.spec)
 
         def reference(run: Run) -> Detector:
-            return Detector(backend("onnxruntime").load(path, self._recipe.build.threads), spec, run)
+            return file_detector(path, spec, run, self._recipe.build.threads)
 
         advance = partial(progress, "scoring the reference")
         if self._labels is not None and scored:

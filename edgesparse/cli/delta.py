@@ -15,15 +15,14 @@ from edgesparse.tasks.writing import check_outputs
 @click.argument("old", type=options.PATH)
 @click.argument("new", type=options.PATH)
 @options.output("Write this file, e.g. parts-1.5.esd.")
-@click.option(
-    "--key", type=options.PATH, required=True, metavar="FILE", help="Sign with this key, as the bundles are signed."
-)
+@click.option("--key", type=options.PATH, required=True, metavar="FILE", help="Sign with NAME.key.")
+@click.option("--trusted", type=options.PATH, metavar="FOLDER", help="Trust the public keys in this folder, too.")
 @options.force
-def delta(old: Path, new: Path, output: Path, key: Path, force: bool) -> None:
+def delta(old: Path, new: Path, output: Path, key: Path, trusted: Path | None, force: bool) -> None:
     """Write the difference between two bundles as a small update.
 
-    Both bundles must be signed by KEY. Devices use it with 'edgesparse deploy NEW --delta FILE', or after 'edgesparse
-    fleet publish REPOSITORY NEW --delta FILE'.
+    A bundle that was signed with another key needs --trusted, with the public keys that devices trust. Devices use the
+    delta with 'edgesparse deploy NEW --delta FILE', or after 'edgesparse fleet publish REPOSITORY NEW --delta FILE'.
     """
     from edgesparse.fleet import keys
     from edgesparse.fleet.delta import Target, make
@@ -32,7 +31,8 @@ def delta(old: Path, new: Path, output: Path, key: Path, force: bool) -> None:
 
     check_outputs((output,), force, (old, new, key))
     private = keys.read_private(key)
-    with progress() as advance, LocalFile(old, [private.public]) as first, LocalFile(new, [private.public]) as second:
+    public = [private.public, *(keys.trusted(trusted) if trusted else ())]
+    with progress() as advance, LocalFile(old, public) as first, LocalFile(new, public) as second:
         for source in (first, second):
             refuse_delta(source)
         files = [source.complete(output.parent, quiet) for source in (first, second)]

@@ -190,7 +190,10 @@ def verified_by(trusted: Sequence[PublicKey], signature: bytes, signed: bytes, w
     key = who_signed(trusted, signature, signed)
     if key is None:
         known = ", ".join(map(str, trusted))
-        raise SignatureError(f"{where} is not signed by a key that this device trusts, or was tampered with: {known}")
+        raise SignatureError(
+            f"{where} is not signed by a key that this device trusts, or was tampered with: found the keys {known}; "
+            "--trusted names another folder of keys"
+        )
     return key
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse import strict_yaml, values
-from edgesparse.backends import backend
 from edgesparse.builder.prepare import prepare, with_batch
 from edgesparse.builder.targets import recipe_of
 from edgesparse.config import Recipe
@@ -26,7 +25,7 @@ from edgesparse.model import load as models
 from edgesparse.package.manifest import sha256
 from edgesparse.progress import Progress, quiet
 from edgesparse.redaction import redact
-from edgesparse.runtime.detector import Detector
+from edgesparse.runtime.evaluate import file_detector
 from edgesparse.runtime.images import image_files
 from edgesparse.runtime.labels.read import Labels
 from edgesparse.version import VERSION
@@ -179,8 +178,7 @@ class _Contents:
         work = self._folder / "work"
         work.mkdir()
         prepared = prepare(recipe, work)
-        runner = backend("onnxruntime").load(prepared.simplified, recipe.build.threads)
-        with Detector(runner, prepared.spec, recipe.run) as detector:
+        with file_detector(prepared.simplified, prepared.spec, recipe.run, recipe.build.threads) as detector:
             selftest.write(self._created(f"{SELFTEST}/{selftest.FILE}"), detector, images, names)
 
     def _add(self, name: str, path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
@@ -43,6 +45,14 @@ def remove_stale_deltas(targets: Targets) -> None:
     for path, delta in read_deltas(targets).items():
         if delta.bundle not in bundles:
             del targets.targets[path]
+
+
+def remove_unlisted_deltas(folder: Path, current: Sequence[Targets]) -> None:
+    """Remove the files of deltas in `folder` that none of the `current` metadata, published or staged, names."""
+    listed = {f"{file.hashes['sha256']}.{path}" for targets in current for path, file in targets.targets.items()}
+    for file in folder.glob("*.esd"):
+        if file.name not in listed:
+            file.unlink(missing_ok=True)
 
 
 def _customs(targets: Targets) -> list[tuple[str, dict[str, Any]]]:

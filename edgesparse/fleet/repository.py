@@ -7,8 +7,8 @@
     targets/SHA256.NAME         the bundles and deltas, which keep their own signatures
     staged/                     what still lacks signatures
 
-Files are only added, except timestamp.json, which is replaced last; so a copy to a web server or an object store that
-sends it last is never inconsistent. https://theupdateframework.github.io/specification/latest/
+timestamp.json is replaced last, then deltas that no metadata names any more are removed; everything else is only added.
+So a copy to a web server or an object store that sends timestamp.json last is never inconsistent. https://theupdateframework.github.io/specification/latest/
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edgesparse.fleet import keys
 from edgesparse.fleet.bundle import order, verify
 from edgesparse.fleet.delta import Delta
 from edgesparse.fleet.fetch import LocalFile, refuse_delta
-from edgesparse.fleet.listing import DELTA, ListedDelta, read_releases, remove_stale_deltas
+from edgesparse.fleet.listing import DELTA, ListedDelta, read_releases, remove_stale_deltas, remove_unlisted_deltas
 from edgesparse.fleet.rollout import Release, startable
 from edgesparse.progress import quiet
 
@@ -221,6 +221,7 @@ class Repository:
             _write(file, metadata)
         for kind in staged:
             (self._staged / f"{kind}.json").unlink()
+        remove_unlisted_deltas(self.path / "targets", [newest.signed, self._targets().signed])
 
     def _edit(self, target: TargetFile | None = None, custom: Mapping[str, Any] | None = None) -> None:
         """Stage the releases and deltas, with this one added or replaced. `custom`: what is stated about it."""

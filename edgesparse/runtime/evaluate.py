@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
@@ -219,8 +219,17 @@ def opened(model: Model, spec: DetectorSpec, run: Run) -> Iterator[Detector]:
     with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
         path = Path(folder, "model.onnx")
         save(_static(model, spec), path)
-        with Detector(backend("onnxruntime").load(path), spec, run) as detector:
+        with file_detector(path, spec, run) as detector:
             yield detector
+
+
+def file_detector(path: Path, spec: DetectorSpec, run: Run, threads: int = 0) -> Detector:
+    """Return a detector of a model's file, with ONNX Runtime. Raises what `Detector` raises."""
+    with ExitStack() as on_error:
+        runner = on_error.enter_context(backend("onnxruntime").load(path, threads))
+        detector = Detector(runner, spec, run)
+        on_error.pop_all()
+    return detector
 
 
 def _static(model: Model, spec: DetectorSpec) -> Model:

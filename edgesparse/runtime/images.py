@@ -37,6 +37,8 @@ MAX_PIXELS = 1 << 28
 
 MAX_BYTES = 1 << 30
 """Of an image's file."""
+MAX_JPEG_SIDE = 65_500
+"""Pixels per side that libjpeg writes."""
 
 
 def is_image(path: Path) -> bool:
@@ -81,7 +83,15 @@ def read_image(path: Path, *, apply_orientation: bool = True) -> Image:
 
 
 def store_image(path: Path, image: Image, quality: int) -> Image:
-    """Write an image as a JPEG of this quality, and return it as it is read back."""
+    """Write an image as a JPEG of this quality, and return it as it is read back. Raises ImageError for a larger one
+    than JPEG files may be.
+    """
+    height, width = image.shape[:2]
+    if max(height, width) > MAX_JPEG_SIDE:
+        raise ImageError(
+            f"cannot store {printable(path)}: found {width}x{height} pixels, needed at most {MAX_JPEG_SIDE} per side "
+            "for a JPEG: make the image smaller"
+        )
     _, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
     path.write_bytes(data.tobytes())
     return decode_image(data.tobytes())

@@ -217,7 +217,7 @@ def _read(path: Path) -> str:
 def _is_root(text: str) -> bool:
     try:
         return bool(json.loads(text)["signed"]["_type"] == "root")
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return False
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.errors import ConfigError
-from edgesparse.files import replace_text
+from edgesparse.files import file_states, replace_text
 from edgesparse.runtime.labels.read import Labels
+from edgesparse.stream.sources.open import image_states
 from edgesparse.tasks.fit_steps import Network, Settings
 
 
@@ -32,7 +33,8 @@ class Costs:
     def key(name: str, network: Network, settings: Settings, left: float, labels: Labels) -> str:
         """Of the step `name` from a network, with `left` points that may be lost on `labels`."""
         options = settings.options
-        used = (settings.annotations, settings.annotated_images, settings.images, options.count, options.device)
+        images = image_states(settings.images, options.count)
+        used = (settings.annotations, settings.annotated_images, images, options.count, options.device)
         text = json.dumps([name, network.precision, round(left, 3), *map(str, used), _text(network, labels)])
         return hashlib.sha256(text.encode() + network.model.read_bytes()).hexdigest()
 
@@ -64,4 +66,5 @@ class Costs:
 def _text(network: Network, labels: Labels) -> str:
     """What determines a score besides the network's file."""
     recipe = network.recipe
-    return f"{recipe.head} {recipe.input!r} {labels.images!r} {labels.boxes!r} {labels.categories!r}"
+    states = file_states(image.path for image in labels.images)  # images may be replaced under the same names
+    return f"{recipe.head} {recipe.input!r} {labels.images!r} {states} {labels.boxes!r} {labels.categories!r}"

@@ -19,7 +19,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.evaluate import SCORING, opened
 from edgesparse.runtime.heads.registry import head
 from edgesparse.runtime.images import Size, store_image
-from edgesparse.stream.sources.open import image_batches
+from edgesparse.stream.sources.open import image_batches, image_states
 
 QUALITY = 95
 """Of the JPEG files. The boxes are those that the network finds in the file as it is read back."""
@@ -39,7 +39,8 @@ def reference_boxes(
     if task != "detect":
         raise ConfigError(f"without labels fit compares boxes, and this detector's task is {task}: pass --annotations")
     choosing, evaluation = (folder / part / LABELS for part in PARTS)
-    key = hashlib.sha256(json.dumps([source, count, repr(spec)]).encode() + model.read_bytes()).hexdigest()
+    used = [source, image_states(source, 2 * count), count, repr(spec)]
+    key = hashlib.sha256(json.dumps(used).encode() + model.read_bytes()).hexdigest()
     if not all(_belongs(path, key) for path in (choosing, evaluation)):
         images = list(_detected(load(model), spec, source, count, folder, progress))
         for part, path in enumerate((choosing, evaluation)):

@@ -172,6 +172,23 @@ def test_without_labels_the_boxes_of_the_float_network_take_their_place(
     assert len(json.loads((tmp_path / "out/costs.json").read_text())["steps"]) == 2 * len(before) == 2
 
 
+def test_images_that_were_replaced_in_their_folder_are_measured_again(
+    edgesparse: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_steps, "STEPS", {"INT8": fit_steps.STEPS["INT8"]})
+
+    def stored() -> list[int]:
+        assert edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--force").code == 0
+        costs = json.loads((tmp_path / "out/costs.json").read_text())
+        return [len(costs["steps"]), len(costs["scores"])]
+
+    before = stored()
+    assert stored() == before
+    image = sorted((tmp_path / "choose").glob("*.png"))[0]
+    cv2.imwrite(str(image), squares.image([(3, 3, 0)]))
+    assert all(more > fewer for more, fewer in zip(stored(), before, strict=True))
+
+
 def test_without_labels_images_without_objects_are_refused(edgesparse: Command, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "blank").mkdir()
     for name in "ab":

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from fake_jetson import ROOT, FakeJetson, failure, provision
+
+from deploy.provision.pulling import pull
+from deploy.provision.system import StepFailed
+from edgesparse.errors import ConfigError
+from edgesparse.service.install import Installation, Pull
 
 ENVIRONMENT, ANCHOR = "/etc/edgesparse/pull.env", "/etc/edgesparse/root.json"
 UNITS = ("edgesparse-pull.service", "edgesparse-pull.timer")
@@ -60,6 +68,48 @@ def test_units_of_an_earlier_release_are_replaced_and_secrets_protected(
     again = provision(jetson, capsys)
     assert changes(again) == [f"give {ENVIRONMENT} mode 600", "write edgesparse-pull.timer"]
     assert mode(jetson, ENVIRONMENT) == 0o600 and "systemctl daemon-reload" in jetson.ran
+
+
+ROOT_TEXT = '{"signed": {"_type": "root"}}'
+INPUTS = [  # pull.env, the root, and whether a device can poll with them; None: no such file
+    (URL, ROOT_TEXT, True),
+    ("EDGESPARSE_REPORT=/mnt\n# a comment\nEDGESPARSE_PULL='https://example.org/fleet'\n", ROOT_TEXT, True),
+    ('EDGESPARSE_PULL="https://example.org"', ROOT_TEXT, True),
+    ("EDGESPARSE_PULL=http://example.org/fleet\n", ROOT_TEXT, False),
+    ("# EDGESPARSE_PULL=https://example.org/fleet\n", ROOT_TEXT, False),
+    (" EDGESPARSE_PULL = https://example.org/fleet\n", ROOT_TEXT, False),
+    ("", ROOT_TEXT, False),
+    (b"EDGESPARSE_PULL=https://example.org\n\xff", ROOT_TEXT, False),
+    (None, ROOT_TEXT, False),
+    (URL, '{"signed": {"_type": "targets"}}', False),
+    *((URL, root, False) for root in ("", "[]", "null", '"root"', '{"signed": []}', "[" * 100_000, b"\xff", None)),
+]
+
+
+@pytest.mark.parametrize(("environment", "anchor", "accepted"), INPUTS)
+def test_service_install_accepts_what_provisioning_does(
+    jetson: FakeJetson,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: str | bytes | None,
+    anchor: str | bytes | None,
+    accepted: bool,
+) -> None:
+    """Provisioning runs before edgesparse is installed, so both check these files."""
+    (tmp_path / "edgesparse").touch()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    files = tmp_path / "pull.env", tmp_path / "1.root.json"
+    for file, content in zip(files, (environment, anchor), strict=True):
+        if content is not None:
+            file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    installation = Installation("/var/lib/edgesparse/current/package", "demo", tmp_path / "image", pull=Pull(*files))
+    checks: list[tuple[Callable[[], object], type[Exception]]] = [
+        (lambda: list(pull(jetson, *files, False)), StepFailed),
+        (lambda: list(installation._pull()), ConfigError),
+    ]
+    for check, refusal in checks:
+        with nullcontext() if accepted else pytest.raises(refusal):
+            check()
 
 
 def test_what_could_not_poll_is_refused(

@@ -39,8 +39,8 @@ def decoded(old: bytes, coded: bytes, size: int) -> bytes:
     return b"".join(coding.decode(io.BytesIO(old), io.BytesIO(coded), size))
 
 
-def delta_verb(folder: Path, old: str, new: str) -> Result:
-    names = (f"{old}.esb", f"{new}.esb", "-o", f"{old}-{new}.esd", "--key", "factory.key")
+def delta_verb(folder: Path, old: str, new: str, *more: str) -> Result:
+    names = (f"{old}.esb", f"{new}.esb", "-o", f"{old}-{new}.esd", "--key", "factory.key", *more)
     return CliRunner().invoke(verbs, ["delta", *(name if name[0] == "-" else f"{folder}/{name}" for name in names)])
 
 
@@ -189,18 +189,26 @@ def listed(fleet: fleets.Fleet) -> int:
     return len(fleet.puller()._refresh().deltas)
 
 
+def stored(fleet: fleets.Fleet) -> list[Path]:
+    return list((fleet.path / "targets").glob("*.esd"))
+
+
 def test_deltas_to_what_no_device_starts_any_more_leave_the_metadata(fleet: fleets.Fleet) -> None:
     served(fleet)
     trusted = keys.trusted(fleet.folder / "trusted")
     assert listed(fleet) == 1
     fleet.publish("1.2", share=10)
     assert listed(fleet) == 1, "the other devices still start 1.1"
-    fleet.publish("1.2", share=100)
-    assert listed(fleet) == 0
+    fleet.repository.release(fleet.bundle("1.2"), 100, "", trusted)
+    assert len(stored(fleet)) == 1 and listed(fleet) == 1, "it is only staged: what is published lists the delta"
+    assert fleet.sign("release", "online") == [] and listed(fleet) == 0
+    assert stored(fleet) == [] and len(list((fleet.path / "targets").glob("*.esb"))) == 3
     with pytest.raises(ConfigError, match=r"leads to a bundle that no device of .* starts"):
         fleet.repository.add_delta(fleet.folder / "1.0-1.1.esd", trusted)
     fleet.stop("1.2")
     fleet.repository.add_delta(fleet.folder / "1.0-1.1.esd", trusted)
+    fleet.repository.sign([keys.read_private(fleet.signers["online"][0])])
+    assert len(stored(fleet)) == 1, "it waits for the signature of its release key"
     assert fleet.sign("release", "online") == [] and listed(fleet) == 1
     fleet.stop("1.1")
     assert listed(fleet) == 0
@@ -251,6 +259,16 @@ def test_a_delta_is_pushed(tmp_path: Path) -> None:
         assert json.loads(source.signed.signed)["format"] == "edgesparse delta 1"
     with pytest.raises(DeployError, match="is a delta, needed a bundle"):
         open_for_deploy(str(tmp_path / "1.0-1.1.esd"), None, trusted)
+
+
+def test_the_bundles_may_be_signed_by_different_keys(tmp_path: Path) -> None:
+    for version, name in (("1.0", "former"), ("1.1", "factory")):
+        bundles.signed(tmp_path / f"{version}.esb", bundles.key(tmp_path, name), version)
+    assert "--trusted names another folder" in str(delta_verb(tmp_path, "1.0", "1.1").exception)
+    result = delta_verb(tmp_path, "1.0", "1.1", "--trusted", "trusted")
+    assert result.exit_code == 0, result.exception
+    with LocalFile(tmp_path / "1.0-1.1.esd", keys.trusted(tmp_path / "trusted")) as source:
+        assert json.loads(source.signed.signed)["key"] == keys.read_private(tmp_path / "factory.key").public.id
 
 
 def test_bundles_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -318,6 +319,27 @@ def test_ctrl_c_during_the_build_and_during_the_window(deploy: Callable[..., Any
         deploy("2.0", ServiceControl(("true",), tmp_path / "none", 0.2, 0.05), progress=stop)
     assert bundles.serving(tmp_path / "device") == "1.0" and Root(tmp_path / "device").journal() is None
     assert [line["result"] for line in Root(tmp_path / "device").history()] == ["deployed", "refused", "rolled back"]
+
+
+def test_status_shows_how_far_a_deploy_is_with_the_time_left(deploy: Callable[..., Any], tmp_path: Path) -> None:
+    """Next to the service's status, until the deploy ends; nothing reads it if its process is gone."""
+    service, seen = ServiceControl(("true",), tmp_path / "status.json", 20, 0.01), list[dict[str, Any]]()
+    root = Root(tmp_path / "device")
+
+    def look(step: str, done: int, total: int) -> None:
+        if going := status(root, service)["under_way"]:
+            seen.append(going)
+            if step == "watching the service" and "left" in going["progress"]:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        deploy("1.0", service, progress=look)
+    assert {"deploy"} == {going["verb"] for going in seen} and seen[-1]["step"] == "switching"
+    assert re.fullmatch(r"watching the service \d+/20, \d+ s left", seen[-1]["progress"])
+    assert status(root, service)["under_way"] is None and not (tmp_path / "progress.json").exists()
+    for stale in ('{"pid": 4194305, "verb": "deploy", "progress": "x"}', "[]", '{"pid": "x"}'):
+        (tmp_path / "progress.json").write_text(stale)
+        assert status(root, service)["under_way"] is None
 
 
 def test_an_unknown_restart_command_is_refused_first() -> None:

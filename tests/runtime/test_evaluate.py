@@ -10,11 +10,12 @@ import pytest
 import squares
 
 from edgesparse.backends import BuildOptions, backend
+from edgesparse.backends.onnxruntime import OnnxRuntimeRunner
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, InputSpec
-from edgesparse.errors import ConfigError
+from edgesparse.errors import ConfigError, ModelError
 from edgesparse.runtime.detector import Detector
-from edgesparse.runtime.evaluate import SCORING, Evaluation, evaluate
+from edgesparse.runtime.evaluate import SCORING, Evaluation, evaluate, file_detector
 from edgesparse.runtime.labels.read import Labels
 
 
@@ -72,6 +73,15 @@ def test_a_box_of_id_zero_counts_like_the_others(tmp_path: Path) -> None:
         box["id"] -= 1
     path.write_text(json.dumps(labels))
     assert score(tmp_path, Labels(path)).map == pytest.approx(100)
+
+
+def test_a_detector_that_does_not_fit_leaves_no_runner_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = list[OnnxRuntimeRunner]()
+    monkeypatch.setattr(OnnxRuntimeRunner, "close", lambda runner: closed.append(runner))
+    spec = DetectorSpec(head="yolov8", classes=("a", "b", "c"), input=InputSpec(size=(64, 64)))
+    with pytest.raises(ModelError, match="has 2 classes"):
+        file_detector(squares.detector(tmp_path / "model.onnx"), spec, SCORING)
+    assert len(closed) == 1
 
 
 def test_a_damaged_image_is_one_line(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from image_data import cmyk_jpeg, encode, gradient, huge_png, with_orientation
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import ConfigError, ImageError
-from edgesparse.runtime.images import ImageBatches, decode_image, image_files, natural_order, read_image
+from edgesparse.runtime.images import (
+    MAX_JPEG_SIDE,
+    ImageBatches,
+    decode_image,
+    image_files,
+    natural_order,
+    read_image,
+    store_image,
+)
 
 IMAGE = gradient()
 JPEG = encode(".jpg", IMAGE)
@@ -202,6 +210,14 @@ def test_a_folder_gives_its_images_in_natural_order_and_some_evenly_spaced(tmp_p
     assert [path.name for path in image_files(tmp_path)] == ["1.jpg", "2.heic", "9.png", "10.JPG"]
     assert [path.name for path in image_files(tmp_path, 2)] == ["1.jpg", "9.png"]
     assert len(image_files(tmp_path, 9)) == 4
+
+
+def test_an_image_that_no_jpeg_can_hold_is_refused(tmp_path: Path) -> None:
+    wide = np.zeros((1, MAX_JPEG_SIDE + 1, 3), np.uint8)
+    with pytest.raises(ImageError, match=r"wide\.jpg: found 65501x1 pixels, needed at most 65500 per side"):
+        store_image(tmp_path / "wide.jpg", wide, 95)
+    assert not list(tmp_path.iterdir())
+    assert store_image(tmp_path / "wide.jpg", wide[:, :-1], 95).shape == (1, MAX_JPEG_SIDE, 3)
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:

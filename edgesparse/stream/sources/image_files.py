@@ -27,14 +27,14 @@ class ImageFiles(Source):
     def __init__(self, name: str, paths: Sequence[Path]) -> None:
         self.name = name
         self.total = len(paths)
-        self._paths, self.strict = paths, False
+        self.paths, self.strict = paths, False
         self._root = Path(os.path.commonpath([path.parent for path in paths]))
         self._next = 0
 
     def read(self) -> Frame | None:
-        while self._next < len(self._paths):
+        while self._next < len(self.paths):
             index, self._next = self._next, self._next + 1
-            path = self._paths[index]
+            path = self.paths[index]
             try:
                 image = read_image(path)
             except ImageError as error:
@@ -50,9 +50,9 @@ class ImageFiles(Source):
     def _report_skipped(self) -> None:
         if not self.dropped:
             return
-        if self.dropped == len(self._paths):
+        if self.dropped == len(self.paths):
             raise SourceError(f"{self.name}: none of its {self.dropped} images can be read")
-        log.warning("%s: %d of %d images were skipped", self.name, self.dropped, len(self._paths))
+        log.warning("%s: %d of %d images were skipped", self.name, self.dropped, len(self.paths))
 
     def lend(self, most: int, memory: Allocator) -> None:
         self.lends = most  # each image has its own memory
@@ -61,4 +61,4 @@ class ImageFiles(Source):
         self._next = self.dropped = 0
 
     def close(self) -> None:
-        self._next = len(self._paths)
+        self._next = len(self.paths)

@@ -18,6 +18,7 @@ import cv2
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import ConfigError, SourceError
+from edgesparse.files import FileState, file_states
 from edgesparse.redaction import redact, remember_address
 from edgesparse.runtime.images import ImageBatches, image_files, is_image, natural_order
 from edgesparse.stream.frames import Image
@@ -219,3 +220,9 @@ def image_batches(source: str, spec: InputSpec, count: int) -> ImageBatches:
         if frames.live:
             raise SourceError(f"{frames.name} is a camera: needed a folder, glob or video of images")
     return ImageBatches(images, spec)
+
+
+def image_states(source: str, count: int) -> list[FileState]:
+    """Return the states of the files that `image_batches` reads: of images, or of a video. Raises SourceError."""
+    with open_source(source) as frames:
+        return file_states(frames.paths[:count] if isinstance(frames, ImageFiles) else [Path(source)])
