@@ -21,7 +21,7 @@ def ansible() -> Path:
     place = roots.CACHE.parent / "ansible"
     if not (place / "bin" / "ansible-playbook").exists():
         venv.create(place, with_pip=True)
-        done = subprocess.run([place / "bin" / "pip", "install", "-q", "ansible-core>=2.16"], check=False)
+        done = subprocess.run([place / "bin" / "pip", "install", "-q", "ansible-core>=2.18"], check=False)
         if done.returncode:
             pytest.skip("ansible-core cannot be installed")
     return place / "bin" / "ansible-playbook"
