@@ -70,7 +70,8 @@ def quick_build(slot: DeploySlot, progress: Progress) -> SlotBuild:
 
 
 def device(root: Path, service: ServiceControl | None = None, **fields: Any) -> Device:
-    return Device(Root(root), service or ServiceControl(), **{"build": quick_build, **fields})
+    service = service or ServiceControl(status=root / "run" / "status.json")  # never this machine's own service
+    return Device(Root(root), service, **{"build": quick_build, **fields})
 
 
 def opened(path: Path) -> LocalFile:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from edgesparse.cli import show
+from edgesparse.progress import duration
 
 
 def test_without_a_terminal_each_step_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +38,7 @@ def test_a_long_step_reports_the_time_left_every_ten_seconds(capsys: pytest.Capt
     ("seconds", "text"), [(0.2, "1 s"), (29.4, "29 s"), (31, "1 min"), (3540, "59 min"), (7500, "2 h 5 min")]
 )
 def test_durations_in_words(seconds: float, text: str) -> None:
-    assert show.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_on_a_terminal_progress_is_a_bar_that_disappears(
