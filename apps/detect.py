@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quiet", action="store_true", help="write no JSON lines")
     parser.add_argument("--txt", type=Path, metavar="FOLDER", help="write YOLO text files")
     parser.add_argument("--coco", type=Path, metavar="FILE", help="write COCO JSON")
-    parser.add_argument("--video", type=Path, metavar="FILE", help="write an annotated video, .mp4 or .avi")
+    parser.add_argument("--video", type=Path, metavar="FILE", help="write an annotated video, .mp4, .webm or .avi")
     parser.add_argument("--save-images", type=Path, metavar="FOLDER", help="write annotated images")
     parser.add_argument("--show", action="store_true", help="show a window; q closes it")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")

@@ -42,3 +42,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert (tmp_path / "000000.jpg").stat().st_size > 10_000
     lines = (tmp_path / "parts.jsonl").read_text().splitlines()
     assert len(lines) == 300 and json.loads(lines[0])["detections"]
+    (following,) = re.findall(r"python (apps/detect\.py .*?)  +#", printed)
+    run_command(
+        [sys.executable, *following.split(), "--frames", "1", "--quiet"], ROOT, "the command that is shown next"
+    )

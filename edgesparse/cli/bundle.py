@@ -9,6 +9,15 @@ import click
 from edgesparse.cli import options
 from edgesparse.cli.show import emit_json, progress
 from edgesparse.tasks.writing import check_outputs
+from edgesparse.values import version as version_of
+
+
+def _version(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Check the version before what the self-test expects is computed."""
+    try:
+        return None if value is None else version_of(value)
+    except ValueError as error:
+        raise click.BadParameter(f"found '{value}', needed {error}") from None
 
 
 @click.command()
@@ -17,7 +26,7 @@ from edgesparse.tasks.writing import check_outputs
 @click.option(
     "--key", type=options.PATH, required=True, metavar="FILE", help="Sign with this key ('edgesparse keys new')."
 )
-@click.option("--version", metavar="N.N", help="Set the version [default: newest file's time].")
+@click.option("--version", metavar="N.N", callback=_version, help="Set the version [default: newest file's time].")
 @options.test_images
 @options.force
 @options.as_json

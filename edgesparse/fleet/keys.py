@@ -88,12 +88,7 @@ def new(path: Path, days: int | None) -> PublicKey:
     """Create PATH.key (mode 0600) and PATH.pub, which expire after `days`, or never if None. Raises ConfigError if
     either exists or cannot be written.
     """
-    private, public = _files(path)
-    for file in (private, public):
-        if file.exists():
-            raise ConfigError(f"{file} exists: keys are never overwritten; choose another name")
-    if not path.parent.is_dir():
-        raise ConfigError(f"no folder {path.parent}: create it, or name another")
+    private, public = _new_files(path)
     key = Ed25519PrivateKey.generate()
     raw = key.public_key().public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw)
     public_key = PublicKey(path.name, None if days is None else _today() + timedelta(days), raw)
@@ -101,6 +96,17 @@ def new(path: Path, days: int | None) -> PublicKey:
     _write(private, _head(public_key) + pem.decode(), 0o600)
     _write(public, public_key.text(), 0o644)
     return public_key
+
+
+def _new_files(path: Path) -> tuple[Path, Path]:
+    """Return the files of a new key. Raises ConfigError if either exists, or their folder does not."""
+    files = _files(path)
+    for file in files:
+        if file.exists():
+            raise ConfigError(f"{file} exists: keys are never overwritten; choose another name")
+    if not path.parent.is_dir():
+        raise ConfigError(f"no folder {path.parent}: create it, or name another")
+    return files
 
 
 def rotate(old: Path, path: Path, days: int | None, overlap: int, folder: Path) -> tuple[PublicKey, PublicKey]:
@@ -111,8 +117,12 @@ def rotate(old: Path, path: Path, days: int | None, overlap: int, folder: Path) 
     before = replace(before, expires=min(before.expires or last, last))
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty: name a new folder")
+    _new_files(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # before there is a key that lacks its public halves
+    except OSError as error:
+        raise ConfigError(f"cannot create {folder}: {error.strerror}") from None
     after = new(path, days)
-    folder.mkdir(parents=True, exist_ok=True)
     for key in (before, after):
         _write(folder / f"{key.name}.pub", key.text(), 0o644)
     return before, after

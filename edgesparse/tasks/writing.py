@@ -14,7 +14,7 @@ def check_outputs(outputs: Iterable[Path | None], force: bool, inputs: Iterable[
     """Check the files to be written; None stands for an output that was not requested.
 
     Raises ConfigError if one exists without `force`, is a folder or an input, is named twice, or its folder is
-    missing.
+    missing or cannot be written to.
     """
     taken = {os.path.realpath(path): "is an input" for path in inputs}
     for path in outputs:
@@ -28,7 +28,17 @@ def check_outputs(outputs: Iterable[Path | None], force: bool, inputs: Iterable[
             raise ConfigError(f"{path} already exists: pass --force to overwrite it, or name another file")
         if not path.parent.is_dir():
             raise ConfigError(f"no folder {path.parent}: create it, or name another")
+        _require_writable(path)
         taken[os.path.realpath(path)] = "is the target of two outputs"
+
+
+def _require_writable(path: Path) -> None:
+    """Create a file without a name where `path` is to be: permissions alone do not show a read-only file system."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; name another folder") from None
 
 
 def write(output: Path, save: Callable[[Path], object]) -> None:

@@ -220,6 +220,11 @@ def test_bad_input(
         (["build", "--fast", "m.onnx"], "No such option '--fast'"),
         (["build"], "Missing argument 'RECIPE.yaml|MODEL.onnx'. (see 'edgesparse build --help')"),
         (["keys"], "needed a command: new, public, rotate, show (see 'edgesparse keys --help')"),
+        (
+            ["recipe", "m.onnx", "-o", "/proc/x.yaml"],
+            "cannot write /proc/x.yaml: No such file or directory; name another",
+        ),
+        (["bundle", "m.onnx", "-o", "b.esb", "--key", "k", "--version", "one"], "needed numbers separated by dots"),
         (["keys", "new", "a/b/c"], "no folder a/b: create it, or name another"),
         (["run", "m.onnx", "--conf", "high"], "Invalid value for '--conf': 'high' is not a valid number."),
         (["run", "m.onnx", "--tiles", "640,2"], "needed at most 0.9"),

@@ -120,6 +120,15 @@ def test_only_the_owner_can_add_trusted_keys(tmp_path: Path) -> None:
         keys.trusted(folder)
 
 
+def test_a_rotation_that_cannot_write_creates_no_key(tmp_path: Path) -> None:
+    keys.new(tmp_path / "old", None)
+    with pytest.raises(ConfigError, match=r"cannot create .*: Not a directory"):
+        keys.rotate(tmp_path / "old.key", tmp_path / "next", None, 30, tmp_path / "old.pub" / "public")
+    with pytest.raises(ConfigError, match="exists: keys are never overwritten"):
+        keys.rotate(tmp_path / "old.key", tmp_path / "old", None, 30, tmp_path / "public")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.key", "old.pub"]
+
+
 def test_during_a_rotation_both_keys_are_valid_then_only_the_new_one(tmp_path: Path) -> None:
     old = bundles.key(tmp_path, "y2026")
     before, after = keys.rotate(old, tmp_path / "y2027", 700, 30, tmp_path / "next")
