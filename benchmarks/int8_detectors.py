@@ -1,80 +1,186 @@
-"""INT8 without labels of four detectors: what it costs in mAP and how it shifts confidences.
+"""INT8 without labels of four detectors: what it costs in mAP, how it shifts confidences, and what other tools lose.
 
-    python benchmarks/int8_detectors.py [--real FOLDER] [--only NAME ...] [--images N] [--save]
+    python benchmarks/int8_detectors.py [--only NAME ...] [--case int8 halves pruned peers] [--images N]
+        [--pruned FOLDER] [--environment FOLDER] [--work FOLDER] [--save]
 
-Calibrated on the first N images of coco_mini/train as `edgesparse quantize` does; no label is used. Scored on val, on
-which nothing was chosen, and on train. Confidences are compared on the images of unlabelled/, before and after their
-correction.
+No label is used. Cases:
+
+- int8: calibrated on the first N images of coco_mini/train as `edgesparse quantize` does, scored on train, and on val,
+  on which nothing was chosen. Confidences are compared on the images of unlabelled/, before and after their correction.
+- halves: calibrated on one half of unlabelled/ and on the other, scored on images that the calibration did not see:
+  train, and val.
+- pruned: `int8` of NAME-half.onnx in --pruned, the detector with half of its eligible multiply-accumulates 2:4.
+- peers: NVIDIA ModelOpt and ONNX Runtime's quantizer on the images of `int8`, with the layers in float that edgesparse
+  keeps in float by rule; they run in the environment that int8_accuracy.py makes, kept in --environment.
+
+Each case's result is stored in --work, if passed, and not measured again: a run that was stopped continues there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
-from edgesparse.builder.confidence import correct_confidences
-from edgesparse.int8.recover import recover
+from benchmarks.int8_accuracy import TITLES, by_peer, environment, int8_share, report_of
+from edgesparse.builder.confidence import CorrectedConfidences, correct_confidences
+from edgesparse.int8.recover import Recovered, recover
 from edgesparse.model.load import Model
 from edgesparse.progress import quiet
 from edgesparse.runtime.confidence_shift import LOW, confidence_shift
 from edgesparse.runtime.evaluate import ModelScorer, opened
-from edgesparse.runtime.images import image_files, read_image
+from edgesparse.runtime.images import ImageBatches, image_files, read_image
 from edgesparse.runtime.labels.read import Labels
 from edgesparse.tasks.inputs import ScoredModel, as_recipe, read_model
 
-MODELS = ("yolox_nano", "nanodet_m_416", "FastestDet", "deimv2_atto")
+MODELS = ("FastestDet", "deimv2_atto", "nanodet_m_416", "yolox_nano")
+PEERS = (("modelopt", "entropy"), ("onnxruntime", "Percentile"))
+Row = dict[str, Any]
 
 
-def measured(real: Path, name: str, images: int) -> dict[str, Any]:
-    """The row of one detector."""
-    source = read_model(
-        as_recipe(real / "models" / f"{name}.onnx", "coco"), str(real / "coco_mini/train"), images, None, quiet
-    )
+@dataclass(frozen=True)
+class Inputs:
+    """Where the detectors, their images and the peers are."""
+
+    real: Path
+    images: int
+    pruned: Path | None
+    environment: Path | None
+
+
+class Measurement:
+    """One detector, and the cases that can be measured on it."""
+
+    def __init__(self, inputs: Inputs, name: str) -> None:
+        self._inputs, self._name = inputs, name
+
+    @cached_property
+    def _source(self) -> ScoredModel:
+        return self._read(self._inputs.real / "models" / f"{self._name}.onnx")
+
+    def _read(self, file: Path) -> ScoredModel:
+        images = str(self._inputs.real / "coco_mini/train")
+        return read_model(as_recipe(file, "coco"), images, self._inputs.images, None, quiet)
+
+    def int8(self) -> Row:
+        row, plain, corrected = _recovered(self._source, self._source.images)
+        row |= {"fp32": self._scores(self._source.model), "int8": self._scores(corrected.result.quantized)}
+        row["confidence_uncorrected"] = self._shift(plain.quantized)
+        row["confidence"] = self._shift(corrected.result.quantized)
+        return row
+
+    def halves(self) -> Row:
+        files = image_files(self._inputs.real / "unlabelled")
+        middle, rows = len(files) // 2, []
+        for part in (files[:middle], files[middle:]):
+            row, _, corrected = _recovered(self._source, ImageBatches.from_files(part, self._source.spec.input))
+            rows.append({**row, "images": len(part), "int8": self._scores(corrected.result.quantized)})
+        return {"first": rows[0], "second": rows[1]}
+
+    def pruned(self) -> Row:
+        file = (self._inputs.pruned or Path()) / f"{self._name}-half.onnx"
+        if self._inputs.pruned is None or not file.exists():
+            return {"error": f"no {file.name}: pass its folder with --pruned"}
+        source = self._read(file)
+        row, _, corrected = _recovered(source, source.images)
+        return row | {"fp32": self._scores(source.model), "int8": self._scores(corrected.result.quantized)}
+
+    def peers(self) -> Row:
+        rows: Row = {}
+        file = self._inputs.real / "models" / f"{self._name}.onnx"
+        keep = [layer.name for layer in report_of(onnx.load(file)).layers if not layer.int8]
+        with tempfile.TemporaryDirectory() as folder:
+            python = environment(self._inputs.environment or Path(folder, "environment"))
+            data, out = Path(folder, "images.npy"), Path(folder, "out.onnx")
+            np.save(data, np.concatenate(list(self._source.images())))
+            for tool, method in PEERS:
+                row = by_peer(python, tool, method, keep, (file, data, out))
+                if "error" not in row:
+                    model = onnx.load(out)
+                    share = round(100 * int8_share(model), 1)
+                    row |= {"int8_conv_macs_percent": share, "int8": self._scores(model)}
+                rows[f"{TITLES[tool]}, {method.lower()}"] = row
+        return rows
+
+    def _scores(self, model: Model) -> dict[str, float]:
+        """COCO mAP on both labeled parts."""
+        scores = {}
+        for part in ("train", "val"):
+            folder = self._inputs.real / "coco_mini"
+            labels = Labels(folder / f"instances_{part}.json", folder / part)
+            scores[part] = round(ModelScorer(self._source.spec, labels, lambda done, total: None)(model), 2)
+        return scores
+
+    def _shift(self, changed: Model) -> Row | None:
+        """How confidences shift on the images of unlabelled/."""
+        spec = self._source.spec
+        with opened(self._source.model, spec, LOW) as before, opened(changed, spec, LOW) as after:
+            frames = map(read_image, image_files(self._inputs.real / "unlabelled"))
+            shift = confidence_shift(((before(frame), after(frame)) for frame in frames), spec.classes)
+        return None if shift is None else shift.as_dict()
+
+
+def _recovered(source: ScoredModel, images: ImageBatches) -> tuple[Row, Recovered, CorrectedConfidences]:
+    """INT8 of a detector as the verb makes it, before and after the correction of confidences."""
     started = time.perf_counter()
-    plain = recover(source.model, source.images)
-    row: dict[str, Any] = {"seconds": round(time.perf_counter() - started, 1)}
-    corrected = correct_confidences(source.model, plain, source.images, source.spec)
+    plain = recover(source.model, images)
+    row: Row = {"seconds": round(time.perf_counter() - started, 1)}
+    corrected = correct_confidences(source.model, plain, images, source.spec)
+    report = corrected.result.report
     row |= {"seconds_corrected": round(time.perf_counter() - started, 1), "correction": corrected.note}
-    result = corrected.result
-    row |= {"int8_conv_macs_percent": round(100 * result.report.share, 1), "change": result.report.steps[-1].change}
-    row["kept_by_change"] = [layer.name for layer in result.report.kept if layer.why.startswith("kept")]
-    for part in ("train", "val"):
-        labels = Labels(real / f"coco_mini/instances_{part}.json", real / "coco_mini" / part)
-        score = ModelScorer(source.spec, labels, lambda done, total: None)
-        row[part] = {
-            kind: round(score(model), 2) for kind, model in (("fp32", source.model), ("int8", result.quantized))
-        }
-    row["confidence_uncorrected"] = _shift(source, plain.quantized, real)
-    row["confidence"] = _shift(source, result.quantized, real)
-    print(name, row, file=sys.stderr, flush=True)
+    row |= {"int8_conv_macs_percent": round(100 * report.share, 1), "change": report.steps[-1].change}
+    row["kept_by_change"] = [layer.name for layer in report.kept if layer.why.startswith("kept")]
+    return row, plain, corrected
+
+
+def stored(work: Path | None, name: str, case: str, measure: Callable[[], Row]) -> Row:
+    """The result of `measure`, or of an earlier call with the same `work`."""
+    path = None if work is None else work / f"{name}-{case}.json"
+    if path is not None and path.exists():
+        return dict(json.loads(path.read_text()))
+    row = measure()
+    print(name, case, row, file=sys.stderr, flush=True)
+    if path is not None and "error" not in row:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row))
     return row
-
-
-def _shift(source: ScoredModel, changed: Model, real: Path) -> dict[str, Any] | None:
-    """How confidences shift on the images of unlabelled/."""
-    with opened(source.model, source.spec, LOW) as before, opened(changed, source.spec, LOW) as after:
-        frames = map(read_image, image_files(real / "unlabelled"))
-        shift = confidence_shift(((before(frame), after(frame)) for frame in frames), source.spec.classes)
-    return None if shift is None else shift.as_dict()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "real")
     parser.add_argument("--only", nargs="*", default=MODELS)
+    cases = ("int8", "halves", "pruned", "peers")
+    parser.add_argument("--case", nargs="+", choices=cases, default=list(cases))
     parser.add_argument("--images", type=int, default=160)
+    parser.add_argument("--pruned", type=Path, help="Folder with NAME-half.onnx.")
+    parser.add_argument("--environment", type=Path, help="Folder of the peers' environment; made if it is not there.")
+    parser.add_argument("--work", type=Path, help="Folder of results so far; a run continues there.")
     parser.add_argument("--save", action="store_true", help="Write results/int8_detectors.json.")
     arguments = parser.parse_args()
-    rows = {name: measured(arguments.real, name, arguments.images) for name in arguments.only}
+    inputs = Inputs(arguments.real, arguments.images, arguments.pruned, arguments.environment)
+    measurements = {name: Measurement(inputs, name) for name in arguments.only}
+    rows: dict[str, Row] = {name: {} for name in measurements}
+    for case in arguments.case:
+        for name, measurement in measurements.items():
+            rows[name][case] = stored(arguments.work, name, case, getattr(measurement, case))
     result = {**machine(), "images": arguments.images, "rows": rows}
-    only = " ".join(arguments.only)
-    result["command"] = f"python benchmarks/int8_detectors.py --images {arguments.images} --only {only} --save"
+    # paths are specific to this machine
+    chosen = f"--images {arguments.images} --only {' '.join(arguments.only)} --case {' '.join(arguments.case)}"
+    result["command"] = f"python benchmarks/int8_detectors.py {chosen} --save"
     save("int8_detectors", result, arguments.save)
 
 

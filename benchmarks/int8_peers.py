@@ -31,7 +31,7 @@ def by_modelopt(method: str, model: str, images: str, out: str, keep: list[str])
     quantize(
         model,
         quantize_mode="int8",
-        calibration_data=np.load(images),
+        calibration_data=_inputs(model, np.load(images)),
         calibration_method=method,
         calibration_eps=["cpu"],
         nodes_to_exclude=keep,
@@ -77,26 +77,36 @@ def by_onnxruntime(method: str, model: str, images: str, out: str, keep: list[st
     return str(onnxruntime.__version__)
 
 
+def _inputs(model: str, images: Any) -> dict[str, Any]:
+    """Return what each input of the model takes for `images`; a second input takes the images' width and height."""
+    import onnx
+
+    graph = onnx.load(model).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    sizes = np.tile(np.array(images.shape[:1:-1], np.int64), (len(images), 1))
+    entries = [value for value in graph.input if value.name not in stored]
+    return {value.name: images if len(value.type.tensor_type.shape.dim) == 4 else sizes for value in entries}
+
+
 def _reader(model: str, images: str) -> Any:
-    import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader
 
-    entry = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).get_inputs()[0].name
-    data = np.load(images, mmap_mode="r")
+    data = _inputs(model, np.load(images, mmap_mode="r"))
+    count = len(next(iter(data.values())))
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
         def __init__(self) -> None:
-            self.set_range(0, len(data))
+            self.set_range(0, count)
 
         def __len__(self) -> int:
-            return len(data)
+            return count
 
         def set_range(self, start_index: int, end_index: int) -> None:
             self._range = iter(range(start_index, end_index))
 
         def get_next(self) -> dict[str, Any] | None:
             at = next(self._range, None)
-            return None if at is None else {entry: np.array(data[at][None])}
+            return None if at is None else {name: np.array(values[at][None]) for name, values in data.items()}
 
     return Reader()
 

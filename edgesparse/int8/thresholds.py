@@ -28,7 +28,7 @@ def entropy(histogram: MagnitudeHistogram) -> float:
     added to the last, against the same bins averaged in LEVELS groups over those that are not empty. Zeros are not
     counted, as in NVIDIA's calibrators: any scale represents them.
     """
-    counts = _used(histogram)
+    counts = _used(histogram, histogram.counts)
     stops = np.arange(LEVELS, len(counts) + 1)
     if not len(stops):
         return histogram.amax
@@ -39,7 +39,7 @@ def entropy(histogram: MagnitudeHistogram) -> float:
 
 def percentile(histogram: MagnitudeHistogram, percent: float = PERCENT) -> float:
     """Return the magnitude that `percent` of all values, including zeros, do not exceed."""
-    counts = _used(histogram)
+    counts = _used(histogram, histogram.counts)
     target = histogram.total * percent / 100 - histogram.zeros
     below = np.cumsum(counts)
     at = min(int(np.searchsorted(below, target)), len(counts) - 1)
@@ -50,10 +50,12 @@ def percentile(histogram: MagnitudeHistogram, percent: float = PERCENT) -> float
 
 
 def mse(histogram: MagnitudeHistogram) -> float:
-    """Return the threshold with the smallest mean squared error of rounding and clipping together."""
+    """Return the threshold with the smallest mean squared error of rounding and clipping together, relative to the
+    squares of each batch: images with exceptionally large values do not set the range of all others.
+    """
     if not histogram.amax:
         return 0.0
-    counts = _used(histogram)
+    counts = _used(histogram, histogram.balanced)
     middles: Counts = (np.arange(len(counts), dtype=np.float64) + 0.5) * histogram.width
     candidates = histogram.amax * np.arange(1, CANDIDATES + 1)[::-1] / CANDIDATES
     errors = [_squared_error(counts, middles, threshold) for threshold in candidates]
@@ -73,10 +75,10 @@ METHODS: Mapping[str, Callable[[MagnitudeHistogram], float]] = {
 }
 
 
-def _used(histogram: MagnitudeHistogram) -> Counts:
-    """Return the bins up to and including that of the largest magnitude."""
+def _used(histogram: MagnitudeHistogram, counts: npt.NDArray[np.generic]) -> Counts:
+    """Return the bins of `counts` up to and including that of the largest magnitude."""
     last = min(int(histogram.amax / histogram.width), BINS - 1)
-    return histogram.counts[: last + 1].astype(np.float64)
+    return counts[: last + 1].astype(np.float64)
 
 
 def _divergence(counts: Counts, stops: npt.NDArray[np.int64]) -> Counts:

@@ -84,4 +84,32 @@ def test_memory_does_not_depend_on_the_number_of_values() -> None:
         histogram.add(values * np.float32(1 + i))
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert kept < 4 * histogram.counts.nbytes
+    assert kept < (len(histogram.parts) + 2) * histogram.counts.nbytes
+    assert len(histogram.parts) < 8, "one for each doubling of the largest magnitude"
+
+
+def test_batches_alike_are_balanced_already() -> None:
+    values = np.random.default_rng(0).uniform(1, 1.9, (4, 1000)).astype(np.float32)
+    histogram = counted(*values)
+    np.testing.assert_allclose(histogram.balanced / histogram.balanced.sum(), histogram.counts / histogram.counts.sum())
+
+
+def test_a_batch_of_large_values_counts_by_its_share_of_error() -> None:
+    plain = np.random.default_rng(0).standard_normal((9, 1000)).astype(np.float32)
+    histogram = counted(*plain, 100 * plain[0])
+    squares = (np.arange(BINS) + 0.5) ** 2
+    usual = int(plain.max() / histogram.width) + 1
+    shares = histogram.balanced * squares
+    assert shares[usual:].sum() < 0.2 * shares.sum()  # two of ten at most; by squares nearly all
+    assert (histogram.counts * squares)[usual:].sum() > 0.99 * (histogram.counts * squares).sum()
+
+
+def test_a_batch_of_small_values_counts_at_most_twice() -> None:
+    plain = np.random.default_rng(0).standard_normal((8, 1000)).astype(np.float32)
+    histogram = counted(*plain, plain[0] / 1000)
+    weight = histogram.balanced[histogram.counts > 0] / histogram.counts[histogram.counts > 0]
+    assert weight.max() <= 2.01 * np.median(weight)
+
+
+def test_all_zero_batches_have_no_weight() -> None:
+    assert counted(np.zeros(5, np.float32)).balanced.sum() == 0

@@ -74,6 +74,17 @@ def test_a_few_outliers_do_not_set_the_range(method: str) -> None:
     assert result < (20 if method == "mse" else 1.6 * plain)
 
 
+def test_one_image_in_twenty_with_large_values_leaves_the_steps_to_the_others() -> None:
+    histogram = MagnitudeHistogram()
+    images = GAUSS[:200_000].reshape(20, -1) * np.where(np.arange(20) == 7, 20, 1)[:, None].astype(np.float32)
+    for image in images:
+        histogram.add(image)
+    usual = np.delete(images, 7, 0)
+    result, together = thresholds.mse(histogram), thresholds.mse(of(images))
+    assert squared_error(usual, result) < 0.3 * squared_error(usual, together)
+    assert histogram.amax > 2 * result
+
+
 def test_entropy_of_a_uniform_distribution_clips_nothing() -> None:
     assert thresholds.entropy(of(RNG.uniform(-1, 1, 500_000))) > 0.97
 
