@@ -35,7 +35,7 @@ from edgesparse.runtime.images import ImageBatches, image_files
 from edgesparse.runtime.labels.read import Labels, files_of
 from edgesparse.version import VERSION
 
-REVISION = 6
+REVISION = 7
 """Part of the cache key: increase it if INT8 changes its result for the same input."""
 PLACEMENTS: tuple[Placement, ...] = ("fuse", "sparse")
 _CACHED = "calibrated.json"

@@ -28,6 +28,8 @@ from edgesparse.model.activations import Batches, checked
 from edgesparse.progress import Progress, quiet
 
 FORMAT, VERSION = "edgesparse calibration", 1
+REVISION = 2
+"""Part of the key: increase it if a method changes its result for the same images."""
 BEST = "best"
 FLOOR = 127 * 2.0**-126
 """Smallest amax: its scale is the smallest normal float32."""
@@ -131,7 +133,7 @@ def calibrate(
     if method not in (BEST, *METHODS):
         raise CalibrationError(f"no calibration method {method!r}: known are {', '.join((*METHODS, BEST))}")
     names = resolve(model, tensors)
-    settings = f"{VERSION} {method} {sorted(names)} {spec}"
+    settings = f"{VERSION}.{REVISION} {method} {sorted(names)} {spec}"
     if saved is not None and saved.exists():
         earlier = Calibration.load(saved)
         if earlier.key == _key(model, _data_hash(batches), settings):

@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from edgesparse.errors import CalibrationError, ModelError
 from edgesparse.model.layers import behind_selection
+from edgesparse.model.size_inputs import size_values
 from edgesparse.model.wiring import Array, Wiring
 
 Batches = Callable[[], Iterable[npt.NDArray[np.float32]]]
@@ -45,14 +46,16 @@ def input_name(model: ModelProto) -> str:
 
 
 class Inputs:
-    """The inputs of a model: `image`, and those to fill with the image size, as RT-DETR's exports need."""
+    """The inputs of a model: `image`, and those to fill with the image size (`size_values`)."""
 
     def __init__(self, model: ModelProto) -> None:
         stored = {tensor.name for tensor in model.graph.initializer}
         values = [value for value in model.graph.input if value.name not in stored]
         images = [v for v in values if len(values) == 1 or len(v.type.tensor_type.shape.dim) == 4]
         others = [value for value in values if value not in images]
-        unknown = next((value.name for value in others if not _takes_sizes(value)), None)
+        self._types = {v.name: np.dtype(helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)) for v in values}
+        self._shapes = {v.name: tuple(dim.dim_value for dim in v.type.tensor_type.shape.dim) for v in others}
+        unknown = next((value.name for value in others if self._sizes(value.name, (1, 1)) is None), None)
         if len(images) != 1 or unknown is not None:
             reason = "one image input" if len(images) != 1 else f"{unknown} to be the images' sizes, N x 2 in int64"
             raise ModelError(
@@ -60,26 +63,24 @@ class Inputs:
                 "export it with the image as its only input"
             )
         self.image: str = images[0].name
-        self._types = {v.name: np.dtype(helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)) for v in values}
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._types)
 
     def fill(self, batch: npt.NDArray[np.float32]) -> dict[str, Array]:
-        """Return all inputs, by name, for a batch of images; sizes are (width, height) of the input."""
+        """Return all inputs, by name, for a batch of images; sizes are those of the input."""
         feeds: dict[str, Array] = {}
         for name, kind in self._types.items():
             if name == self.image:
                 feeds[name] = batch.astype(kind, copy=False)
-            else:
-                feeds[name] = np.tile(np.array(batch.shape[:1:-1], kind), (len(batch), 1))
+            elif (values := self._sizes(name, (batch.shape[2], batch.shape[3]))) is not None:
+                feeds[name] = np.broadcast_to(values, (len(batch), 2))
         return feeds
 
-
-def _takes_sizes(value: ValueInfoProto) -> bool:
-    dims, kind = value.type.tensor_type.shape.dim, value.type.tensor_type.elem_type
-    return len(dims) == 2 and dims[1].dim_value == 2 and kind in (TensorProto.INT64, TensorProto.INT32)
+    def _sizes(self, name: str, size: tuple[int, int]) -> Array | None:
+        shape = self._shapes[name]
+        return size_values(name, shape, self._types[name].name, size) if len(shape) == 2 else None
 
 
 def checked(batches: Batches) -> Iterator[npt.NDArray[np.float32]]:

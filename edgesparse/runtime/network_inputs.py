@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgesparse.backends.base import Runner, TensorSpec
 from edgesparse.errors import ModelError
+from edgesparse.model.size_inputs import size_values
 
 
 def image_input(runner: Runner) -> TensorSpec:
@@ -20,23 +21,16 @@ def image_input(runner: Runner) -> TensorSpec:
 
 
 def fixed_inputs(runner: Runner, image: TensorSpec) -> tuple[tuple[str, NDArray[Any]], ...]:
-    """The values of inputs other than the image, chosen so that boxes are in the input's pixels.
+    """The values of inputs other than the image (`size_values`).
 
-    RT-DETR's exports take the images' (width, height) as integers; PaddleDetection's take `im_shape`, (height, width),
-    and `scale_factor`, both as floats.
+    Raises ModelError for an input that is not known.
     """
-    height, width = image.shape[2:]
     fixed = []
     for spec in runner.inputs:
         if spec is image:
             continue
-        if spec.shape[-1:] == (2,) and spec.dtype.startswith("int"):
-            values = (width, height)
-        elif spec.shape[-1:] == (2,) and spec.name == "im_shape":
-            values = (height, width)
-        elif spec.shape[-1:] == (2,) and spec.name == "scale_factor":
-            values = (1, 1)
-        else:
+        values = size_values(spec.name, spec.shape, spec.dtype, (image.shape[2], image.shape[3]))
+        if values is None:
             raise ModelError(f"cannot fill the input {spec}: needed an image, or the images' sizes N x 2 in int64")
-        fixed.append((spec.name, np.broadcast_to(np.array(values, spec.dtype), spec.shape)))
+        fixed.append((spec.name, np.broadcast_to(values, spec.shape)))
     return tuple(fixed)
