@@ -8,7 +8,7 @@ No label is used. Cases:
 - int8: calibrated on the first N images of coco_mini/train as `edgesparse quantize` does, scored on train, and on val,
   on which nothing was chosen. Confidences are compared on the images of unlabelled/, before and after their correction.
 - halves: calibrated on one half of unlabelled/ and on the other, scored on images that the calibration did not see:
-  train, and val.
+  train, and val. Confidences are not corrected, which hardly changes the order of boxes.
 - pruned: `int8` of NAME-half.onnx in --pruned, the detector with half of its eligible multiply-accumulates 2:4.
 - peers: NVIDIA ModelOpt and ONNX Runtime's quantizer on the images of `int8`, with the layers in float that edgesparse
   keeps in float by rule; they run in the environment that int8_accuracy.py makes, kept in --environment.
@@ -41,6 +41,7 @@ from edgesparse.int8.recover import Recovered, recover
 from edgesparse.model.load import Model
 from edgesparse.progress import quiet
 from edgesparse.runtime.confidence_shift import LOW, confidence_shift
+from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.evaluate import ModelScorer, opened
 from edgesparse.runtime.images import ImageBatches, image_files, read_image
 from edgesparse.runtime.labels.read import Labels
@@ -48,6 +49,7 @@ from edgesparse.tasks.inputs import ScoredModel, as_recipe, read_model
 
 MODELS = ("FastestDet", "deimv2_atto", "nanodet_m_416", "yolox_nano")
 PEERS = (("modelopt", "entropy"), ("onnxruntime", "Percentile"))
+CASES = ("int8", "halves", "pruned", "peers")
 Row = dict[str, Any]
 
 
@@ -67,6 +69,10 @@ class Measurement:
     def __init__(self, inputs: Inputs, name: str) -> None:
         self._inputs, self._name = inputs, name
 
+    @property
+    def cases(self) -> dict[str, Callable[[], Row]]:
+        return {"int8": self._int8, "halves": self._halves, "pruned": self._pruned, "peers": self._peers}
+
     @cached_property
     def _source(self) -> ScoredModel:
         return self._read(self._inputs.real / "models" / f"{self._name}.onnx")
@@ -75,22 +81,22 @@ class Measurement:
         images = str(self._inputs.real / "coco_mini/train")
         return read_model(as_recipe(file, "coco"), images, self._inputs.images, None, quiet)
 
-    def int8(self) -> Row:
+    def _int8(self) -> Row:
         row, plain, corrected = _recovered(self._source, self._source.images)
         row |= {"fp32": self._scores(self._source.model), "int8": self._scores(corrected.result.quantized)}
         row["confidence_uncorrected"] = self._shift(plain.quantized)
         row["confidence"] = self._shift(corrected.result.quantized)
         return row
 
-    def halves(self) -> Row:
+    def _halves(self) -> Row:
         files = image_files(self._inputs.real / "unlabelled")
         middle, rows = len(files) // 2, []
         for part in (files[:middle], files[middle:]):
-            row, _, corrected = _recovered(self._source, ImageBatches.from_files(part, self._source.spec.input))
-            rows.append({**row, "images": len(part), "int8": self._scores(corrected.result.quantized)})
+            result = recover(self._source.model, ImageBatches.from_files(part, self._source.spec.input))
+            rows.append({**_described(result), "images": len(part), "int8": self._scores(result.quantized)})
         return {"first": rows[0], "second": rows[1]}
 
-    def pruned(self) -> Row:
+    def _pruned(self) -> Row:
         file = (self._inputs.pruned or Path()) / f"{self._name}-half.onnx"
         if self._inputs.pruned is None or not file.exists():
             return {"error": f"no {file.name}: pass its folder with --pruned"}
@@ -98,7 +104,7 @@ class Measurement:
         row, _, corrected = _recovered(source, source.images)
         return row | {"fp32": self._scores(source.model), "int8": self._scores(corrected.result.quantized)}
 
-    def peers(self) -> Row:
+    def _peers(self) -> Row:
         rows: Row = {}
         file = self._inputs.real / "models" / f"{self._name}.onnx"
         keep = [layer.name for layer in report_of(onnx.load(file)).layers if not layer.int8]
@@ -126,11 +132,17 @@ class Measurement:
 
     def _shift(self, changed: Model) -> Row | None:
         """How confidences shift on the images of unlabelled/."""
-        spec = self._source.spec
-        with opened(self._source.model, spec, LOW) as before, opened(changed, spec, LOW) as after:
-            frames = map(read_image, image_files(self._inputs.real / "unlabelled"))
-            shift = confidence_shift(((before(frame), after(frame)) for frame in frames), spec.classes)
+        pairs = zip(self._float_boxes, self._boxes(changed), strict=True)
+        shift = confidence_shift(pairs, self._source.spec.classes)
         return None if shift is None else shift.as_dict()
+
+    @cached_property
+    def _float_boxes(self) -> list[Detections]:
+        return self._boxes(self._source.model)
+
+    def _boxes(self, model: Model) -> list[Detections]:
+        with opened(model, self._source.spec, LOW) as detector:
+            return [detector(read_image(file)) for file in image_files(self._inputs.real / "unlabelled")]
 
 
 def _recovered(source: ScoredModel, images: ImageBatches) -> tuple[Row, Recovered, CorrectedConfidences]:
@@ -139,11 +151,14 @@ def _recovered(source: ScoredModel, images: ImageBatches) -> tuple[Row, Recovere
     plain = recover(source.model, images)
     row: Row = {"seconds": round(time.perf_counter() - started, 1)}
     corrected = correct_confidences(source.model, plain, images, source.spec)
-    report = corrected.result.report
     row |= {"seconds_corrected": round(time.perf_counter() - started, 1), "correction": corrected.note}
-    row |= {"int8_conv_macs_percent": round(100 * report.share, 1), "change": report.steps[-1].change}
-    row["kept_by_change"] = [layer.name for layer in report.kept if layer.why.startswith("kept")]
-    return row, plain, corrected
+    return row | _described(corrected.result), plain, corrected
+
+
+def _described(result: Recovered) -> Row:
+    kept = [layer.name for layer in result.report.kept if layer.why.startswith("kept")]
+    share = round(100 * result.report.share, 1)
+    return {"int8_conv_macs_percent": share, "change": result.report.steps[-1].change, "kept_by_change": kept}
 
 
 def stored(work: Path | None, name: str, case: str, measure: Callable[[], Row]) -> Row:
@@ -152,7 +167,7 @@ def stored(work: Path | None, name: str, case: str, measure: Callable[[], Row]) 
     if path is not None and path.exists():
         return dict(json.loads(path.read_text()))
     row = measure()
-    print(name, case, row, file=sys.stderr, flush=True)
+    print(name, case, json.dumps(row)[:300], file=sys.stderr, flush=True)
     if path is not None and "error" not in row:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(row))
@@ -163,8 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "real")
     parser.add_argument("--only", nargs="*", default=MODELS)
-    cases = ("int8", "halves", "pruned", "peers")
-    parser.add_argument("--case", nargs="+", choices=cases, default=list(cases))
+    parser.add_argument("--case", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--pruned", type=Path, help="Folder with NAME-half.onnx.")
     parser.add_argument("--environment", type=Path, help="Folder of the peers' environment; made if it is not there.")
@@ -172,11 +186,11 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="Write results/int8_detectors.json.")
     arguments = parser.parse_args()
     inputs = Inputs(arguments.real, arguments.images, arguments.pruned, arguments.environment)
-    measurements = {name: Measurement(inputs, name) for name in arguments.only}
+    measurements = {name: Measurement(inputs, name).cases for name in arguments.only}
     rows: dict[str, Row] = {name: {} for name in measurements}
     for case in arguments.case:
-        for name, measurement in measurements.items():
-            rows[name][case] = stored(arguments.work, name, case, getattr(measurement, case))
+        for name, measure in measurements.items():
+            rows[name][case] = stored(arguments.work, name, case, measure[case])
     result = {**machine(), "images": arguments.images, "rows": rows}
     # paths are specific to this machine
     chosen = f"--images {arguments.images} --only {' '.join(arguments.only)} --case {' '.join(arguments.case)}"

@@ -69,7 +69,7 @@ def test_quantized(others: Sequence[tuple[str, int]]) -> None:
 @KINDS
 def test_pruned(others: Sequence[tuple[str, int]]) -> None:
     source = detector(others)
-    pruned, report = reconstruct(source, batches(), ReconstructOptions(layers=["neck"]))
+    pruned, _ = reconstruct(source, batches(), ReconstructOptions(layers=["neck"]))
     weight = next(np.frombuffer(t.raw_data, np.float32) for t in pruned.graph.initializer if t.name == "w1")
     assert (mask_2to4(weight.reshape(C, C)) >= (weight.reshape(C, C) != 0)).all()
     assert outputs(pruned).keys() == outputs(source).keys()
