@@ -147,7 +147,8 @@ def _failed(error: Exception, arguments: list[str]) -> int:
     if isinstance(error, OSError):
         process.discard_output()
         closed = error.errno == errno.EBADF and error.filename is None
-        complain("standard output is closed" if closed else f"cannot continue: {error}")
+        reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        complain("standard output is closed" if closed else f"cannot continue: {reason}")
         return REFUSED
     complain(process.report(error, arguments))
     return REFUSED

@@ -44,15 +44,20 @@ def _signed(function: Verb) -> Verb:
 def _roles(function: Verb) -> Verb:
     """Add who signs what. A NAME.key signs immediately; a NAME.pub signs later."""
     for who, text in (
-        ("online", "the timestamp, often and by a program"),
-        ("release", "which devices get which bundle"),
-        ("root", "who has which role; keep these offline"),
+        ("online", "the timestamp"),
+        ("release", "which bundle goes where"),
+        ("root", "the roles; keep it offline"),
     ):
         number = click.option(
             f"--{who}-threshold", type=options.COUNT, default=1, metavar="N", help=f"Need this many {who} keys."
         )
         keys = click.option(
-            f"--{who}-key", f"{who}_keys", type=options.PATH, multiple=True, metavar="FILE", help=f"Sign {text}."
+            f"--{who}-key",
+            f"{who}_keys",
+            type=options.PATH,
+            multiple=True,
+            metavar="FILE",
+            help=f"Let this key sign {text}.",
         )
         function = keys(number(function))
     return function

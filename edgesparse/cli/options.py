@@ -181,7 +181,7 @@ def device(function: Verb) -> Verb:
 
 def names(function: Verb) -> Verb:
     """--names."""
-    option = click.option("--names", type=TEXT, metavar="FILE", help="Read class names from this; 'coco': COCO's.")
+    option = click.option("--names", type=TEXT, metavar="FILE", help="Read class names from this file, or 'coco'.")
     return renamed("--classes", "--names")(option(function))
 
 

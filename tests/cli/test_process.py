@@ -65,6 +65,17 @@ def test_a_signal_without_a_meaning_is_ignored(edgesparse: Command, number: sign
         signal.signal(number, before)
 
 
+def test_what_the_system_refuses_is_one_line_with_the_file(
+    edgesparse: Command, monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/srv/frames")
+
+    monkeypatch.setattr("edgesparse.tasks.inputs.check_sources", fail)
+    ended = edgesparse("run", model, "--source", "demo")
+    assert (ended.code, ended.message) == (1, "cannot continue: /srv/frames: Permission denied")
+
+
 def test_out_of_memory_is_one_line(edgesparse: Command, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     def fail(*_: object) -> None:
         raise MemoryError
