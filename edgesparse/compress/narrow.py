@@ -148,7 +148,7 @@ class _Narrowing:
             best = search.run(low, best, lambda count: self._result(plans[count - 1], widths), _drop)
         if not best[1].narrowed:
             raise SparsityError(
-                f"no channels can be removed at a cost of {max_drop:g} points or less: allow more, or train with "
+                f"no channels can be removed at a cost of {max_drop:.2g} points or less: allow more, or train with "
                 "edgesparse distill --student after prune --share"
             )
         return best

@@ -19,6 +19,7 @@ from edgesparse.compress.widths import Width, as_arrays, counts, from_arrays, in
 from edgesparse.errors import CalibrationError, SparsityError
 from edgesparse.model.outputs import ReferenceOutputs
 from edgesparse.sparsity.rebuild import FitData
+from edgesparse.sparsity.reconstruct import Task
 from edgesparse.tasks.inputs import as_recipe, static_model
 
 BLOCK = Block((0, 1), ("a",), ())
@@ -115,6 +116,13 @@ def test_a_share_of_the_predicted_time_is_saved_and_the_original_stays() -> None
 def test_what_cannot_be_done_is_refused(options: NarrowOptions, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         narrow(two_layers(), batches, options)
+
+
+def test_without_points_to_lose_nothing_is_removed_and_the_message_is_short() -> None:
+    source = two_layers(64, 64)
+    task = Task(score=lambda model: 50.0 if model.ByteSize() >= source.ByteSize() else 40.0)
+    with pytest.raises(SparsityError, match=r"at a cost of 0\.03 points or less: allow more"):
+        narrow(source, lambda: batches(64)[:4], NarrowOptions(max_drop=0.0304123), task)
 
 
 @pytest.mark.real
