@@ -18,6 +18,9 @@ HERE = Path(__file__).resolve().parents[2]
 VENV = "/opt/edgesparse"
 STAMP = f"{VENV}/provisioned.json"
 """Written last: a record of what is installed, so that it is not installed again."""
+UNFINISHED = "{}"
+"""What it holds while pip installs. After a kill or a power cut, pip believes that a package with empty files is
+installed."""
 EXTRAS = ("eval", "service", "fleet")
 LOCKS = "deploy/locks"
 """Pinned versions with hashes; scripts/lock writes them."""
@@ -95,14 +98,19 @@ def venv(system: System) -> Iterator[Change]:
     if not settings:
         if folder.exists() and any(folder.iterdir()):
             raise StepFailed(f"{folder} is not empty and not a virtual environment", remedy)
-        yield Change(
-            f"create {VENV} with Python {here}",
-            lambda: system.run(PYTHON, "-m", "venv", "--system-site-packages", str(folder), remedy=remedy),
-        )
+        yield Change(f"create {VENV} with Python {here}", lambda: _create(system, folder, remedy))
     elif version is None or version[1] != here:
         raise StepFailed(f"{folder} has Python {version[1] if version else 'unknown'}, the system's is {here}", remedy)
     elif not re.search(r"^include-system-site-packages\s*=\s*true", settings, re.M):
         raise StepFailed(f"{folder} does not see the system's packages, which TensorRT needs", remedy)
+    elif system.read(STAMP) in ("", UNFINISHED) and _in_venv(system, "import pip._internal.cli.main") is None:
+        what = f"create {VENV} again, in which pip does not load"
+        yield Change(what, lambda: _create(system, folder, remedy, "--clear"))
+
+
+def _create(system: System, folder: Path, remedy: str, *options: str) -> None:
+    system.run(PYTHON, "-m", "venv", "--system-site-packages", *options, str(folder), remedy=remedy)
+    system.sync()
 
 
 def packages(system: System, offline: Path | None) -> Iterator[Change]:
@@ -162,10 +170,12 @@ def _version(offline: Path | None) -> str:
 
 def _install(system: System, offline: Path | None, own_opencv: bool, stamp: str) -> None:
     """Install the pinned requirements, then the wheel without requirements. OpenCV may be JetPack's, which pip's would
-    hide.
+    hide. What an interrupted run may have left half-written is installed again.
     """
-    pinned(system, "build", offline)
-    pinned(system, SYSTEM_OPENCV if own_opencv else PIP_OPENCV, offline)
+    again = ("--force-reinstall",) if system.read(STAMP) == UNFINISHED else ()
+    system.write(STAMP, UNFINISHED)
+    pinned(system, "build", offline, *again)
+    pinned(system, SYSTEM_OPENCV if own_opencv else PIP_OPENCV, offline, *again)
     if offline is not None:
         wheel = _wheel(offline)
     else:
@@ -175,6 +185,7 @@ def _install(system: System, offline: Path | None, own_opencv: bool, stamp: str)
     pip(system, "install", "--force-reinstall", "--no-deps", str(wheel), offline=offline)
     if own_opencv:
         pip(system, "uninstall", "--yes", "opencv-python", "opencv-python-headless", offline=None)
+    system.sync()
     system.write(STAMP, stamp)
 
 
@@ -211,7 +222,8 @@ def pycuda(system: System, offline: Path | None) -> Iterator[Change]:
     if not _present(system, "nvidia-cuda-dev") and not _pending(system, "nvidia-cuda-dev"):
         raise StepFailed(f"no {CUDA}/bin/nvcc to compile pycuda with", "sudo apt install nvidia-jetpack")
     path = {"PATH": f"{CUDA}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "CUDA_ROOT": CUDA}
-    source = ("--no-binary=pycuda", "--no-build-isolation")  # with what the lock file `build` has installed
+    # It is built with what the lock file `build` has installed; what does not load may be there, half-written.
+    source = ("--no-binary=pycuda", "--no-build-isolation", "--force-reinstall")
     yield Change("compile pycuda (takes a few minutes)", lambda: pinned(system, "pycuda", offline, *source, **path))
 
 

@@ -186,6 +186,11 @@ class System:
             except BaseException:
                 os.unlink(part, dir_fd=folder)
                 raise
+            os.fsync(folder)
+
+    def sync(self) -> None:
+        """Wait until everything that programs have written is on disk: pip does not."""
+        os.sync()
 
     def remove(self, name: str) -> None:
         """Remove a file from a folder owned by root, never the target of a link in its place."""

@@ -50,6 +50,7 @@ class FakeJetson(system.System):
             "import tensorrt; print": "10.3.0",
             "import pycuda": "2026.1",
             "import cv2": "GStreamer: NO",
+            "import pip": "",
         }
 
     def output(self, *command: str) -> str | None:
@@ -86,6 +87,9 @@ class FakeJetson(system.System):
         elif "doctor" in command:
             return json.dumps({"findings": [{"what": "GPU", "state": "ok", "found": "Orin", "remedy": ""}]})
         return ""
+
+    def sync(self) -> None:
+        self.ran.append(f"sync {self.read('/opt/edgesparse/provisioned.json')}")
 
     def owner(self, path: Path) -> str:
         return "edgesparse" if path == self.path("/var/lib/edgesparse") else "root"

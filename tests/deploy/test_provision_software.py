@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fake_jetson import FakeJetson, failure, provision, sign_wheelhouse
 
+from deploy.provision.__main__ import main
 from edgesparse.fleet import keys
 
 
@@ -133,3 +134,41 @@ def test_an_environment_of_another_python_is_not_used(jetson: FakeJetson, capsys
     assert step == "environment" and "has Python 3.9, the system's is 3.10" in why and "rm -r" in remedy
     jetson.write("/opt/edgesparse/pyvenv.cfg", "include-system-site-packages = false\nversion = 3.10.2\n")
     assert "does not see the system's packages" in failure(provision(jetson, capsys))[1]
+
+
+def pips(jetson: FakeJetson) -> list[str]:
+    return [command for command in jetson.ran if " -m pip install " in command]
+
+
+def test_what_an_interrupted_installation_left_is_installed_again(
+    jetson: FakeJetson, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip syncs nothing: after a power cut it believed that packages with empty files were installed."""
+    run = jetson.run
+
+    def cut(*command: str, **options: str) -> str:
+        if "--no-deps" in command:
+            raise KeyboardInterrupt
+        return run(*command, **options)
+
+    monkeypatch.setattr(jetson, "run", cut)
+    assert main([], jetson) == 130
+    assert not any("--force-reinstall" in command for command in pips(jetson)[:2])
+    monkeypatch.setattr(jetson, "run", run)
+    jetson.ran.clear()
+    assert provision(jetson, capsys)["ok"]
+    assert all("--force-reinstall" in command for command in pips(jetson)) and len(pips(jetson)) == 3
+    assert jetson.ran[jetson.ran.index(pips(jetson)[-1]) + 1] == "sync {}", "on disk before it counts as installed"
+    jetson.ran.clear()
+    assert provision(jetson, capsys)["ok"] and not pips(jetson)
+
+
+def test_an_environment_without_pip_is_created_again(jetson: FakeJetson, capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m venv` that was interrupted leaves its settings, and no pip."""
+    jetson.run("python3", "-m", "venv", "folder", remedy="")
+    jetson.outputs["import pip"] = None
+    step, why, _ = failure(provision(jetson, capsys))
+    (command,) = [command for command in jetson.ran if "--clear" in command]
+    assert step == "environment" and "had no effect" in why and command.startswith("/usr/bin/python3 -m venv")
+    jetson.outputs["import pip"] = ""
+    assert provision(jetson, capsys)["ok"]

@@ -41,8 +41,8 @@ PACKAGES = (
 )
 UNUSED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 NO_DRIVERS = ("gpu", "infiniband", "net/ethernet", "net/wireless", "scsi", "staging", "usb", "iio", "hwmon")
-FIRST_MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
-"""Modules that find the root; udev loads the others from it."""
+FIRST_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "virtio-rng", "crc32c_generic", "ext4")
+"""Modules that find the root and the host; udev loads the others from it."""
 DISK = "3G"
 
 KERNEL = """\
@@ -61,11 +61,18 @@ INIT = """\
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t devtmpfs dev /dev
 for module in $(/bin/busybox cat /modules); do /bin/busybox insmod "/$module"; done
-until [ -b /dev/vda ]; do /bin/busybox usleep 10000; done
+until [ -b /dev/vda ] && [ -b /dev/vdb ]; do /bin/busybox usleep 10000; done
 /bin/busybox mount -o rw,errors=remount-ro /dev/vda /root
 /bin/busybox umount /proc
-exec /bin/busybox switch_root /root /sbin/init
+[ -n "$program" ] || exec /bin/busybox switch_root /root /sbin/init
+/bin/busybox mount -t proc proc /root/proc
+/bin/busybox mount -t sysfs sysfs /root/sys
+/bin/busybox mount -t devtmpfs dev /root/dev
+for folder in run tmp; do /bin/busybox mount -t tmpfs tmpfs "/root/$folder"; done
+/bin/busybox mount -t ext4 -o ro /dev/vdb /root/host
+exec /bin/busybox switch_root /root $program
 """
+"""`program=...` on the kernel's command line, without spaces, runs a program of /host in place of systemd."""
 
 CAMERA = "options vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0x00\n"
 """One capture device, with the discrete sizes and rates of a webcam."""
@@ -74,7 +81,10 @@ FILES = {
     "etc/hostname": "board\n",
     "etc/hosts": "127.0.0.1 localhost board\n",
     "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
-    "etc/fstab": "/dev/vda / ext4 defaults,errors=remount-ro 0 0\n/dev/vdb /host ext4 ro,nofail 0 0\n",
+    "etc/fstab": """\
+/dev/vda / ext4 defaults,errors=remount-ro 0 0
+/dev/vdb /host ext4 ro,x-systemd.device-timeout=600 0 0
+""",
     "host/empty": "",
     "etc/modprobe.d/camera.conf": CAMERA,
     "etc/modules-load.d/camera.conf": "vivid\n",
@@ -90,7 +100,11 @@ WantedBy=multi-user.target
 """,
     "etc/systemd/journald.conf.d/vm.conf": "[Journal]\nForwardToConsole=yes\nStorage=persistent\n",
 }
-MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer")
+MASKED = (
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
+    *("e2scrub_reap.service", "getty.target", "systemd-binfmt.service", "systemd-logind.service"),
+)
+"""What a test does not need and what slows a boot."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ MACHINES = {
     "x86_64": ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "max"],
 }
 CONSOLES = {"aarch64": "ttyAMA0", "x86_64": "ttyS0"}
-BOOT_SECONDS = 300.0
-DATA = "48M"
+KERNEL = "loglevel=5 panic=-1 systemd.show_status=no"
+BOOT_SECONDS = 600.0
+DATA = "192M"
 
 
 class MachineFailed(Exception):
@@ -52,11 +53,12 @@ class Machine:
     `folder` keeps the overlay, the console and `data`: an empty ext4 file system, not mounted.
 
     `power_cut` is SIGKILL to QEMU: what the guest had not written to its disk, and what QEMU had not written of the
-    overlay's tables, is lost. `start` then boots the same disk again. QEMU ends with this process too.
+    overlay's tables, is lost. `start` then boots the same disk again. QEMU ends with this process too. `options` are
+    added to the kernel's command line.
     """
 
-    def __init__(self, image: Image, disks: Disks, folder: Path, *, memory: int = 1024) -> None:
-        self._image, self._disks, self._memory = image, disks, memory
+    def __init__(self, image: Image, disks: Disks, folder: Path, *, memory: int = 1024, options: str = "") -> None:
+        self._image, self._disks, self._memory, self._options = image, disks, memory, options
         folder.mkdir(parents=True, exist_ok=True)
         self.overlay, self.console = folder / "disk.qcow2", folder / "console.log"
         # Addresses of UNIX sockets are short, and folders of tests are not.
@@ -73,8 +75,12 @@ class Machine:
         return self._qemu is not None and self._qemu.poll() is None
 
     def start(self, state: Path | None = None) -> float:
-        """Boot, or continue from where `suspend` wrote that file, and return the seconds until commands run."""
+        """Boot, or continue from where `suspend` wrote that file, on the root as it was then; what was changed on it
+        since is gone. Returns the seconds until commands run.
+        """
         began = time.monotonic()
+        if state is not None:
+            overlay(self._disks.base, self.overlay)
         with self.console.open("ab") as console:
             self._qemu = subprocess.Popen(
                 self._command(state), stdin=subprocess.DEVNULL, stdout=console, stderr=console
@@ -94,7 +100,7 @@ class Machine:
             "-m": str(self._memory),
             "-kernel": str(self._image.kernel),
             "-initrd": str(self._image.initrd),
-            "-append": f"console={CONSOLES[self._image.arch]} loglevel=5 panic=-1 systemd.show_status=no",
+            "-append": f"console={CONSOLES[self._image.arch]} {KERNEL} {self._options}",
             "-chardev": f"socket,id=port,path={self._address},server=on,wait=off",
             "-qmp": f"unix:{self._monitor},server=on,wait=off",
         }
@@ -260,6 +266,10 @@ def overlay(disk: Path, out: Path) -> None:
     """Write an empty qcow2 on top of a raw or qcow2 disk, which is not changed."""
     kind = "qcow2" if disk.suffix == ".qcow2" else "raw"
     quietly("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(disk), "-F", kind, str(out))
+
+
+def copy_disk(disk: Path, out: Path) -> None:
+    quietly("cp", "--sparse=always", str(disk), str(out))
 
 
 def quietly(*command: str) -> None:

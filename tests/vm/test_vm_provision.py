@@ -19,6 +19,24 @@ def test_a_root_becomes_a_running_service(provisioned: Provisioned) -> None:
     assert not reports["again"]["changed"] and not reports["after"]["changed"], changes
 
 
+def test_files_have_the_promised_owners_and_modes(start: Start) -> None:
+    machine = start()
+    expected = {
+        "/etc/edgesparse": "root root 755",
+        "/etc/edgesparse/trusted": "root root 755",
+        "/etc/edgesparse/device.yaml": "root edgesparse 640",
+        "/etc/systemd/system/edgesparse.service": "root root 644",
+        "/opt/edgesparse/bin/edgesparse": "root root 755",
+        "/var/lib/edgesparse": "edgesparse edgesparse 750",
+    }
+    listing = machine.check(f"stat -c '%n %U %G %a' {' '.join(expected)}").splitlines()
+    assert dict(line.split(" ", 1) for line in listing) == expected
+    groups = machine.check("id -nG edgesparse").split()
+    assert "video" in groups and "root" not in groups
+    keys = machine.check("find /var/lib/edgesparse -name '*key*' -type f -printf '%m %u\\n'").splitlines()
+    assert keys and set(keys) == {"600 edgesparse"}
+
+
 def test_what_the_guide_says_removes_everything(start: Start) -> None:
     (block,) = [block for block in blocks(ROOT / "docs" / "guide" / "provision.md") if "userdel" in block.text]
     machine = start()
