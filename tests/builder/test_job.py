@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from edgesparse.backends import BuildOptions, BuildResult, TensorSpec
 from edgesparse.backends.base import EngineLayer, Limits
 from edgesparse.builder.child import job as jobs
+from edgesparse.builder.child import worker
 from edgesparse.builder.child.job import (
     BuildJob,
     Int8Files,
@@ -71,3 +73,19 @@ def test_every_job_has_a_task_an_example_and_a_result_here() -> None:
     kinds = {kind for kind in vars(jobs).values() if isinstance(kind, type) and issubclass(kind, Job)} - {Job}
     assert kinds == set(TASKS) == {type(job) for job in JOBS}
     assert {kind.returns for kind in kinds} == {type(result) for result in RESULTS}
+
+
+def test_where_memory_runs_out_a_build_ends_before_the_service(tmp_path: Path) -> None:
+    """The unit raises the service's own score to 200: a build of a deploy, with 0, was spared instead."""
+    write_job(JOBS[0], tmp_path / "job.json")
+
+    def task(job: Any, progress: Any) -> Any:
+        (tmp_path / "score").write_text(Path("/proc/self/oom_score_adj").read_text())
+        return RESULTS[0]
+
+    child = os.fork()
+    if child == 0:
+        sys.argv[1:] = [str(tmp_path / "job.json")]
+        worker.main({BuildJob: task})
+    os.waitpid(child, 0)
+    assert (tmp_path / "score").read_text() == "1000\n"

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.extend(str(Path(__file__).resolve().parents[1] / room) for room in ("crash", "fleet", "service"))
+
 from make_image import CACHE, CannotMake, Image, make_image
 from payload import make_disk, make_wheelhouse
+from power import Writer, make_writer
 from provisioned import Boot, Provisioned, Start, prepare
 from qemu import Disks, Machine, missing
 
@@ -58,6 +63,11 @@ def provisioned(image: Image, host: Path) -> Provisioned:
         folder.mkdir()
         prepare(Machine(image, Disks(image.disk, host), folder), Provisioned(folder))
     return Provisioned(folder)
+
+
+@pytest.fixture(scope="session")
+def writer(image: Image) -> Writer:
+    return make_writer(image)
 
 
 @pytest.fixture

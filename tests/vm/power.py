@@ -34,8 +34,8 @@ from qemu import DATA, Disks, Machine, MachineFailed, copy_disk, quietly
 from writer import ALL, CUT
 
 ARCH = "aarch64"
-TESTS = ("bundles.py", "packages.py", "crash/scenarios.py", "fleet/https.py", "service/samples.py", "vm/writer.py")
-SOFTWARE = ("edgesparse", "deploy", *(f"tests/{name}" for name in TESTS))
+HELPERS = ("bundles.py", "packages.py", "crash/scenarios.py", "fleet/https.py", "service/samples.py")
+SOFTWARE = ("edgesparse", "deploy", "tests/vm/writer.py", "tests/vm/cameras.py", *(f"tests/{name}" for name in HELPERS))
 WORK_SECONDS = 900.0
 OPTIONS = "program=/host/tests/vm/writer.py init_on_free=1"
 """Freed memory is zeroed, so that a suspended machine is small and continues quickly."""
@@ -69,12 +69,13 @@ class Writer:
         self.image, self.folder = image, folder
         self.host, self.base, self.state = folder / "host.ext4", folder / "root.qcow2", folder / "state"
 
-    def machine(self, folder: Path, base: Path | None = None) -> Machine:
-        return Machine(self.image, Disks(base or self.base, self.host), folder, memory=512, options=OPTIONS)
+    def machine(self, folder: Path, disks: Disks | None = None) -> Machine:
+        disks = disks or Disks(self.base, self.host)
+        return Machine(self.image, disks, folder, memory=512, options=OPTIONS)
 
     def suspend(self) -> None:
         """Boot, wait until everything is loaded, and suspend."""
-        machine = self.machine(self.folder / "first", self.image.disk)
+        machine = self.machine(self.folder / "first", Disks(self.image.disk, self.host))
         try:
             machine.start()
             user = "useradd --system --user-group --home-dir /var/lib/edgesparse --shell /usr/sbin/nologin edgesparse"

@@ -45,6 +45,8 @@ class Disks:
     host: Path
     log: Path | None = None
     """File in which QEMU logs every write and flush of the third disk (`Machine.data`), as dm-log-writes does."""
+    speed: int = 0
+    """Bytes per second that the third disk reads and writes at most, as a slow SD card; 0: no limit."""
 
 
 class Machine:
@@ -108,6 +110,8 @@ class Machine:
         options += [word for pair in pairs.items() for word in pair]
         for device in ("virtio-rng-pci", "virtio-serial-pci", "virtserialport,chardev=port,name=edgesparse"):
             options += ["-device", device]
+        if self._disks.speed:
+            options += ["-object", f"throttle-group,id=slow,x-bps-total={self._disks.speed}"]
         disks = {
             "root": f"driver=qcow2,file.driver=file,file.filename={self.overlay}",
             "host": f"driver=file,filename={self._disks.host},read-only=on",
@@ -120,6 +124,8 @@ class Machine:
 
     def _data(self) -> str:
         disk, log = f"driver=file,filename={self.data}", self._disks.log
+        if self._disks.speed:
+            return f"driver=throttle,throttle-group=slow,file.driver=file,file.filename={self.data}"
         if log is None:
             return disk
         log.touch()

@@ -21,8 +21,9 @@ from typing import Any, BinaryIO
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (1, 2)]
-    sys.path[:0] = [str(Path(__file__).resolve().parents[1] / room) for room in ("crash", "fleet", "service")]
+    sys.path[:0] = [str(Path(__file__).resolve().parents[1] / room) for room in ("crash", "fleet", "service", "vm")]
 
+import cameras
 from scenarios import SCENARIOS, Scenario
 
 from deploy.provision import account
@@ -153,7 +154,9 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def answer(port: BinaryIO, operations: Operations, request: dict[str, Any]) -> None:
-    """Answer a request: `true`, `prepare NAME`, `work NAME AT`, `check NAME ENDED`; `sh COMMAND` runs a command."""
+    """Answer a request: `true`, `prepare NAME`, `work NAME AT`, `check NAME ENDED`, `sh COMMAND`, and
+    `camera FUNCTION ARGUMENT...`, which answers with JSON.
+    """
 
     def reply(code: int, output: str) -> None:
         message = {"number": request["number"], "code": code, "seconds": round(time.monotonic() - began, 2)}
@@ -165,6 +168,9 @@ def answer(port: BinaryIO, operations: Operations, request: dict[str, Any]) -> N
         if verb == "sh":
             done = subprocess.run(["sh", "-c", rest], capture_output=True, text=True, check=False)
             return reply(done.returncode, done.stdout + done.stderr)
+        if verb == "camera":
+            name, *arguments = rest.split()
+            return reply(0, json.dumps(getattr(cameras, name)(*arguments)))
         if verb != "true":
             name, _, number = rest.rpartition(" ")
             subprocess.run(["mount", DISK, str(FOLDER)], check=True, capture_output=True)
