@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import power
+import prefixes
 import pytest
 from power import Campaign, Cut, Writer
 from writer import ALL
@@ -20,6 +21,15 @@ from writer import ALL
 def test_a_power_cut_breaks_no_promise(writer: Writer, tmp_path: Path, scenario: str) -> None:
     cut = Campaign(writer, tmp_path).cut(scenario, 0)
     assert not cut.lost, cut
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("scenario", ["deploy", "spool", "package"])
+def test_every_write_may_be_the_last(writer: Writer, tmp_path: Path, scenario: str) -> None:
+    """On a disk with a cache: what follows its last flush may be lost. prefixes.py checks more."""
+    result = prefixes.check(writer, scenario, 20, tmp_path)
+    assert result["broken"] == [] and result["flushes"] >= 2, result
 
 
 def test_a_campaign_continues_and_counts_what_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cameras
 import pytest
 from power import Writer
 from qemu import Machine
@@ -14,7 +15,8 @@ from qemu import Machine
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
 SHAPE = [180, 320, 3]
-Answer = Callable[[str], Any]
+Answer = Callable[..., Any]
+"""Runs a function of cameras.py in the machine, and returns what it returns."""
 
 
 @pytest.fixture
@@ -27,8 +29,11 @@ def machine(writer: Writer, tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture
 def camera(machine: Machine) -> Answer:
-    """What a function of cameras.py returns."""
-    return lambda command: json.loads(machine.check(f"camera {command}", 600))
+    def run(function: Callable[..., Any], *arguments: str) -> Any:
+        command = " ".join(("camera", function.__name__, *arguments))
+        return json.loads(machine.check(command, 600))
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -37,18 +42,18 @@ def camera(machine: Machine) -> Answer:
 )
 def test_errors_of_the_driver_are_survived(camera: Answer, fault: str) -> None:
     """A buffer with an error, an error after which only reopening helps, and a request that fails."""
-    result = camera(f"fault {fault}")
+    result = camera(cameras.fault, fault)
     assert result["shapes"] == [SHAPE] * 10 and result["reopened"] <= 1
 
 
 def test_a_camera_that_stops_sending_is_reopened(camera: Answer) -> None:
     """The driver drops all buffers: it waits, and no error comes."""
-    result = camera("silence")
+    result = camera(cameras.silence)
     assert "no frame" in result["why"] and result["shapes"] == [SHAPE] * 5 and result["reopened"] == 1
 
 
 def test_a_format_that_another_program_sets_does_not_stay(camera: Answer) -> None:
-    result = camera("another_format")
+    result = camera(cameras.another_format)
     assert "busy" in result["refused"] and result["during"] == result["after"] == [SHAPE] * 5
 
 
@@ -58,13 +63,13 @@ def test_frames_are_as_old_as_their_driver_says(machine: Machine, camera: Answer
     `vivid` stamps the start of a frame's exposure if told to, and otherwise an end that is still to come.
     """
     machine.check("sh modprobe vivid && sleep 1 && v4l2-ctl --set-ctrl=timestamp_source=1")
-    result = camera("time_stamps")
+    result = camera(cameras.time_stamps)
     assert 0 <= result["least"] <= result["delay"] < 100 and result["age"] < 600, result
 
 
 def test_controls_that_were_set_stay(camera: Answer) -> None:
-    assert camera("controls").split("\n")[:2] == ["brightness: 77", "contrast: 99"]
+    assert camera(cameras.controls).split("\n")[:2] == ["brightness: 77", "contrast: 99"]
 
 
 def test_a_stable_name_is_followed(camera: Answer) -> None:
-    assert camera("stable_name") == [SHAPE] * 5
+    assert camera(cameras.stable_name) == [SHAPE] * 5
