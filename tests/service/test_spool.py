@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from edgesparse.errors import SinkError
 from edgesparse.service.outputs.spool import Message, Spool
 
 
@@ -36,6 +38,27 @@ def test_a_spool_on_a_full_disk_counts_what_is_lost_and_logs_it_once(
     spool.remove(kept)
     assert spool.after(0, 1) == [] or spool.count > 0
     spool.close()
+
+
+@pytest.mark.root
+def test_a_spool_that_is_opened_on_a_full_disk_is_in_memory(small_disk: Path) -> None:
+    """Otherwise a service that restarts on a full disk ends, and detects nothing until somebody makes room."""
+    with suppress(OSError), (small_disk / "fill").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(10_000))
+    spool = Spool(small_disk / "x.sqlite", 64_000_000)
+    spool.append([Message(1, "t", b"1")])
+    assert [message.payload for message in spool.after(0, 9)] == [b"1"]
+    assert "the disk is full: messages are only in memory until the next start" in spool.error
+    spool.close()
+    (small_disk / "fill").unlink()
+    assert Spool(small_disk / "x.sqlite", 64_000_000).error == ""
+
+
+def test_a_spool_that_cannot_be_opened_with_free_disk_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").touch()
+    with pytest.raises(SinkError, match="cannot write"):
+        Spool(tmp_path / "folder" / "x.sqlite", 1)
 
 
 @hypothesis.settings(max_examples=25, deadline=None)

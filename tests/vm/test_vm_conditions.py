@@ -55,7 +55,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(writer: Writer, on: On, scenar
     check_after_cut(writer, machine, scenario, False)
 
 
-def test_messages_of_a_full_disk_stay_in_memory(writer: Writer, on: On) -> None:
+def test_a_spool_opens_on_a_full_disk(writer: Writer, on: On) -> None:
     machine = on("spool")
     machine.check(FULL)
     machine.check("work spool 0", WORK_SECONDS)
@@ -86,3 +86,23 @@ def test_a_deploy_to_a_slow_disk_ends(writer: Writer, on: On) -> None:
     machine = on("deploy", speed=300_000)
     machine.check("work deploy 0", WORK_SECONDS)
     check_after_cut(writer, machine, "deploy", True)
+
+
+PYTHON = "/opt/edgesparse/bin/python"
+SERVICE = (
+    "echo 200 > /proc/self/oom_score_adj; exec python3 -c 'x = bytearray(100 << 20); import time; time.sleep(9999)'"
+)
+BUILD = 'from edgesparse.builder.child import worker; worker._end_first(); x = [b"x" * (1 << 20) for _ in range(2000)]'
+
+
+def test_where_memory_runs_out_a_build_ends_and_the_service_stays(on: On) -> None:
+    """A process with the score and the memory of a service (stand-in), and a build's child that wants too much."""
+    machine = on("package")
+    machine.check(f'sh sh -c "{SERVICE}" >/dev/null 2>&1 & echo $! > /run/service')
+    machine.check(
+        "sh until grep -q ^VmRSS:.*1[0-9][0-9][0-9][0-9][0-9] /proc/$(cat /run/service)/status; do sleep 0.2; done"
+    )
+    done = machine.run(f"sh cd /host; {PYTHON} -c '{BUILD}'", WORK_SECONDS)
+    assert done.code in (137, -9), done.output
+    machine.check("sh test -d /proc/$(cat /run/service)")
+    assert "Out of memory: Killed process" in machine.check("sh dmesg")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 import stat
 from collections.abc import Iterable, Sequence
@@ -34,20 +35,31 @@ class Message:
         return len(self.topic) + len(self.payload) + ROW_BYTES
 
 
+MEMORY, MEMORY_BYTES = Path(":memory:"), 16 << 20
+FULL = 1 << 20
+"""Free bytes at which SQLite cannot open a file."""
+
+
 class Spool:
     """An SQLite file in WAL mode. It survives a kill at any moment; after a power cut the last seconds may be
-    missing. Used from one thread. Raises SinkError if it cannot be opened."""
+    missing. Where the disk is full when it is opened, messages are kept in memory. Used from one thread. Raises
+    SinkError if it cannot be opened for another reason.
+    """
 
     def __init__(self, path: Path, most: int) -> None:
         self._path, self._most = path, most
         self.dropped = 0
         self.error = ""
-        """Why the last write failed; empty when it did not."""
+        """Why the last write failed, or why nothing is on disk; empty otherwise."""
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._db = self._open()
         except (OSError, sqlite3.Error) as error:
-            raise SinkError(f"cannot write {path}: {error}") from None
+            if _free(path) > FULL:
+                raise SinkError(f"cannot write {path}: {error}") from None
+            self._db, self._most = _connect(MEMORY), min(most, MEMORY_BYTES)
+            self._report(error, "the disk is full: messages are only in memory until the next start")
+        self._at_start = self.error
         self.count, self._bytes, self.last = self._totals()
 
     def _open(self) -> sqlite3.Connection:
@@ -81,13 +93,13 @@ class Spool:
                 self.count += len(rows)
                 self._bytes += sum(row[3] for row in rows)
                 self._shrink()
-            self.error = ""
+            self.error = self._at_start
         except sqlite3.Error as error:
             self._report(error, "new messages are lost")
             self.dropped += len(rows)
             self.count, self._bytes, _ = self._totals()
 
-    def _report(self, error: sqlite3.Error, consequence: str) -> None:
+    def _report(self, error: Exception, consequence: str) -> None:
         """Log an error, only once until a write succeeds: a full disk must not fill the journal."""
         text = f"{error}; {consequence}"
         if text != self.error:
@@ -134,6 +146,11 @@ class Spool:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _free(path: Path) -> int:
+    """Return the bytes that are free where a file would be, in a folder that may be missing too."""
+    return shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.is_dir())).free
 
 
 def _connect(path: Path) -> sqlite3.Connection:
