@@ -14,6 +14,7 @@ No label is used. Cases:
   keeps in float by rule; they run in the environment that int8_accuracy.py makes, kept in --environment.
 
 Each case's result is stored in --work, if passed, and not measured again: a run that was stopped continues there.
+--save replaces the cases that ran in benchmarks/results/int8_detectors.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,7 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import machine, save
+from benchmarks.common import RESULTS, machine, save
 from benchmarks.int8_accuracy import TITLES, by_peer, environment, int8_share, report_of
 from edgesparse.builder.confidence import CorrectedConfidences, correct_confidences
 from edgesparse.int8.recover import Recovered, recover
@@ -166,7 +167,10 @@ def stored(work: Path | None, name: str, case: str, measure: Callable[[], Row]) 
     path = None if work is None else work / f"{name}-{case}.json"
     if path is not None and path.exists():
         return dict(json.loads(path.read_text()))
-    row = measure()
+    command = (
+        f"python benchmarks/int8_detectors.py --only {name} --case {case} --save"  # paths are specific to this machine
+    )
+    row = {**machine(), "command": command, **measure()}
     print(name, case, json.dumps(row)[:300], file=sys.stderr, flush=True)
     if path is not None and "error" not in row:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,11 +195,14 @@ def main() -> None:
     for case in arguments.case:
         for name, measure in measurements.items():
             rows[name][case] = stored(arguments.work, name, case, measure[case])
-    result = {**machine(), "images": arguments.images, "rows": rows}
-    # paths are specific to this machine
-    chosen = f"--images {arguments.images} --only {' '.join(arguments.only)} --case {' '.join(arguments.case)}"
-    result["command"] = f"python benchmarks/int8_detectors.py {chosen} --save"
-    save("int8_detectors", result, arguments.save)
+    save("int8_detectors", {"images": arguments.images, "rows": merged(rows)}, arguments.save)
+
+
+def merged(rows: Mapping[str, Row]) -> dict[str, Row]:
+    """The rows of the last saved run, with those that ran now in place of theirs; each row has its date."""
+    path = RESULTS / "int8_detectors.json"
+    known: dict[str, Row] = json.loads(path.read_text())["rows"] if path.exists() else {}
+    return {name: known.get(name, {}) | rows.get(name, {}) for name in MODELS if name in known or name in rows}
 
 
 if __name__ == "__main__":
