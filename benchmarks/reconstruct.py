@@ -1,12 +1,16 @@
-"""How much of a network's score is kept by pruning to 2:4 without training, in what time and memory?
+"""How much of a network's score is kept by pruning to 2:4 without labels, in what time and memory?
 
-    python benchmarks/reconstruct.py [--real ../shared/real] [--case all share drop parts crops] [--save]
+    python benchmarks/reconstruct.py [--real ../shared/real] [--case yolox_nano-all ... drop parts crops] [--steps N]
+        [--seed N] [--keep FOLDER] [--save]
 
-YOLOX-nano, calibrated on coco_mini/train, scored on coco_mini/val (COCO mAP): `all` prunes every eligible layer,
-`share` half of the eligible MACs, `drop` as much as a loss of one point allows. `parts` prunes the default detector's
-dense network, scored on scenes not used for training (COCO mAP); `crops` prunes a small network of Gemm and MatMul,
-trained here, that classifies the part in a crop (accuracy); both prune every eligible layer. Each case runs in its own
-process. The baseline is one-shot magnitude pruning. CPU seconds are those of all cores.
+`DETECTOR-all` prunes every eligible layer of one of four detectors, `DETECTOR-half` half of the eligible MACs, on the
+288 images of coco_mini/train and unlabelled/, without labels; then all weights are trained for --steps, where PyTorch
+is installed and can run the detector. Scored on coco_mini/val (COCO mAP), on which nothing is chosen. --keep keeps the
+pruned models, and trains those that are there. `drop` prunes as much of YOLOX-nano as a loss of one point allows,
+`parts` the default detector's dense network, scored on scenes not used for training (COCO mAP); `crops` a small network
+of Gemm and MatMul, trained here, that classifies the part in a crop (accuracy). Each case runs in its own process. The
+baseline is one-shot magnitude pruning, the rule of NVIDIA ASP and of ModelOpt's sparse_magnitude. CPU seconds are those
+of all cores.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +40,26 @@ from benchmarks import part_classifier
 from benchmarks.common import RESULTS, machine, save
 from benchmarks.detectors import PARTS, YOLOX, images
 from edgesparse.builder.objects import box_reader, object_masks
+from edgesparse.builder.prepare import detector_spec
+from edgesparse.compress.lesson import compared
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
+from edgesparse.errors import ModelError
 from edgesparse.model.activations import Batches
 from edgesparse.runtime.evaluate import ModelScorer
+from edgesparse.runtime.images import image_files
 from edgesparse.runtime.labels.read import Labels
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.permute import permute
 from edgesparse.sparsity.prune import prune
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
+from edgesparse.tasks.inputs import as_recipe, pixels_of
+from edgesparse.tasks.prune import BATCH, RATE
 
+DETECTORS = ("yolox_nano", "nanodet_m_416", "FastestDet", "deimv2_atto")
 CASES = {
-    "all": ReconstructOptions(),
-    "share": ReconstructOptions(share=0.5),
+    **{f"{name}-all": ReconstructOptions() for name in DETECTORS},
+    **{f"{name}-half": ReconstructOptions(share=0.5) for name in DETECTORS},
     "drop": ReconstructOptions(max_drop=1.0),
     "parts": ReconstructOptions(),
     "crops": ReconstructOptions(),
@@ -70,7 +84,18 @@ def _detector(model: Path, folder: Path, labels: Labels, spec: DetectorSpec, cou
     return Network(onnx.load(model), images(folder, count, spec), score, spec)
 
 
-def coco(real: Path, folder: Path) -> Network:
+def coco(real: Path, folder: Path, name: str) -> Network:
+    """One of DETECTORS, with both sets of images in `folder`/images."""
+    (folder / "images").mkdir()
+    for file in (*image_files(real / "coco_mini/train"), *image_files(real / "unlabelled")):
+        (folder / "images" / file.name).symlink_to(file)
+    path = real / "models" / f"{name}.onnx"
+    spec = detector_spec(onnx.load(path), as_recipe(path, "coco"))
+    labels = Labels(real / "coco_mini/instances_val.json", real / "coco_mini/val")
+    return _detector(path, folder / "images", labels, spec, 288)
+
+
+def yolox(real: Path, folder: Path) -> Network:
     data = real / "coco_mini"
     labels = Labels(data / "instances_val.json", data / "val")
     return _detector(real / "models" / "yolox_nano.onnx", data / "train", labels, YOLOX, 160)
@@ -95,24 +120,78 @@ def crops(real: Path, folder: Path) -> Network:
     return Network(model, lambda: np.array_split(x, len(x) // 64), accuracy, None)
 
 
-def measure(case: str, real: Path, folder: Path) -> dict[str, Any]:
-    network = {"parts": parts, "crops": crops}.get(case, coco)(real, folder)
-    one_shot = ModelProto()
-    one_shot.CopyFrom(network.model)
-    prune(one_shot)
-    magnitude = network.score(one_shot) if case not in ("share", "drop") else None
+def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The row of one case."""
+    detector = case.rpartition("-")[0]
+    if detector:
+        network = coco(options.real, folder, detector)
+    else:
+        network = {"parts": parts, "crops": crops}.get(case, yolox)(options.real, folder)
+    row: dict[str, Any] = {} if case.endswith("-half") or case == "drop" else {"magnitude_score": _magnitude(network)}
+    kept = options.keep and options.keep / f"{case}.onnx"
+    if kept and kept.exists() and kept.with_suffix(".json").exists():
+        model = onnx.load(kept)
+        row |= json.loads(kept.with_suffix(".json").read_text())
+    else:
+        model, more = refitted(network, CASES[case])
+        row |= more
+        if kept:
+            onnx.save(model, kept)
+            kept.with_suffix(".json").write_text(json.dumps(more))
+    if detector and options.steps and find_spec("torch"):
+        row["trained"] = trained(network, model, folder / "images", options)
+    return row
+
+
+def _magnitude(network: Network) -> float:
+    model = ModelProto()
+    model.CopyFrom(network.model)
+    prune(model)
+    return network.score(model)
+
+
+def refitted(network: Network, options: ReconstructOptions) -> tuple[ModelProto, dict[str, Any]]:
+    """The model with its layers pruned and refitted, and its figures."""
     started, worked = time.perf_counter(), time.process_time()
     task = Task(score=network.score)
     if network.spec:
         objects = object_masks(network.model, network.images, network.spec)
         task = Task(network.score, box_reader(network.spec), objects)
-    _, report = reconstruct(network.model, network.images, CASES[case], task, _show)
-    return {
+    model, report = reconstruct(network.model, network.images, options, task, _show)
+    return model, {
         "dense_score": report.dense_score,
-        **({} if magnitude is None else {"magnitude_score": magnitude}),
         "score": report.score,
         "share_of_eligible_macs": round(report.share, 4),
         "layers_pruned": sum(layer.pruned for layer in report.layers),
+        **_used(started, worked),
+    }
+
+
+def trained(network: Network, pruned: ModelProto, source: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a pruned model after training, or why it cannot be trained."""
+    from edgesparse.training.refine import Refiner
+
+    assert network.spec is not None
+    dense = ModelProto()
+    dense.CopyFrom(network.model)
+    permute(dense, [layer.name for layer in inspect(pruned).layers if layer.state == "sparse"])
+    try:
+        values = compared(dense, pruned, network.spec)
+        how = {"steps": options.steps, "batch": BATCH, "rate": RATE, "seed": options.seed}
+        refiner = Refiner.of(pixels_of(str(source), network.spec.input, 288), {**values, **how})
+        refiner.check(dense)
+    except ModelError as error:
+        return {"error": str(error)}
+    started, worked = time.perf_counter(), time.process_time()
+    file = None if options.keep is None else options.keep / f"{options.case[0]}-{options.steps}-{options.seed}.pt"
+    model, report = refiner(dense, pruned, file, _show)
+    used = _used(started, worked)
+    row = {"steps": report.steps, "seed": options.seed, "score": network.score(model), **used}
+    return row | {"held_out_before": round(report.before, 4), "held_out_after": round(report.after, 4)}
+
+
+def _used(started: float, worked: float) -> dict[str, float]:
+    return {
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - worked, 1),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -127,23 +206,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "real")
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--steps", type=int, default=600, help="Train all weights for N steps; 0: not.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the training.")
+    parser.add_argument("--keep", type=Path, help="Keep pruned models and checkpoints in this folder, and go on there.")
     parser.add_argument("--save", action="store_true", help="Write results/reconstruct.json.")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inner:
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(measure(arguments.case[0], arguments.real, Path(folder))))
+            print(json.dumps(measure(arguments.case[0], Path(folder), arguments)))
         return
     results = {}
     for case in arguments.case:
-        command = [sys.executable, __file__, "--inner", "--real", str(arguments.real), "--case", case]
+        command = [sys.executable, __file__, "--inner", "--real", str(arguments.real.resolve()), "--case", case]
+        command += ["--steps", str(arguments.steps), "--seed", str(arguments.seed)]
+        command += ["--keep", str(arguments.keep)] if arguments.keep else []
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         results[case] = json.loads(ran.stdout.splitlines()[-1])
         print(case, results[case], file=sys.stderr)
     file = RESULTS / "reconstruct.json"
     before = json.loads(file.read_text()) if arguments.save and file.exists() else {}
     kept = {case: before[case] for case in CASES if case in before}  # rows of other cases are kept
-    save("reconstruct", {**machine(), **kept, **results}, arguments.save)
+    cases = " ".join(arguments.case)
+    shown = f"python benchmarks/reconstruct.py --case {cases} --steps {arguments.steps} --save"
+    save("reconstruct", {**machine(), "command": shown, **kept, **results}, arguments.save)
 
 
 if __name__ == "__main__":

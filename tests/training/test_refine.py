@@ -94,6 +94,25 @@ def test_a_training_that_only_makes_it_worse_is_dropped_and_that_is_reported(
     assert str(training).endswith("steps, without a gain on images held out (2 of 12): weights as refitted")
 
 
+def test_a_step_is_relative_to_the_weights_and_images_held_out_teach_nothing(
+    dense: onnx.ModelProto, student: onnx.ModelProto
+) -> None:
+    from edgesparse.training.refine import WARM, _Training
+
+    train = refiner(dense, rate=0.1)
+    training = _Training(train, train._network(dense).requires_grad_(False), train._network(student), None)
+    np.testing.assert_array_equal(training.held_out.numpy(), PIXELS[[0, 10]])
+    assert len(training.images) == 10
+    before = [parameter.detach().clone() for parameter in training.sizes]
+    training._step()
+    pairs = zip(before, training.sizes.items(), strict=True)
+    moved = [((parameter.detach() - old).abs() / size.clamp_min(1e-12)).flatten() for old, (parameter, size) in pairs]
+    steps = np.concatenate([part.numpy() for part in moved])
+    # Adam's first step is the learning rate, whatever the gradient
+    assert steps.max() < 1.01 * 0.1 / WARM
+    assert np.median(steps[steps > 0]) == pytest.approx(0.1 / WARM, rel=0.05)
+
+
 def test_one_image_cannot_train_and_judge(dense: onnx.ModelProto) -> None:
     with pytest.raises(CalibrationError, match="found 1 image, needed two or more"):
         replace(refiner(dense), pixels=PIXELS[:1])
