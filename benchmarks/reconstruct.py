@@ -127,17 +127,19 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
         network = coco(options.real, folder, detector)
     else:
         network = {"parts": parts, "crops": crops}.get(case, yolox)(options.real, folder)
-    row: dict[str, Any] = {} if case.endswith("-half") or case == "drop" else {"magnitude_score": _magnitude(network)}
+    row: dict[str, Any] = {}
     kept = options.keep and options.keep / f"{case}.onnx"
     if kept and kept.exists() and kept.with_suffix(".json").exists():
         model = onnx.load(kept)
         row |= json.loads(kept.with_suffix(".json").read_text())
     else:
+        if not case.endswith("-half") and case != "drop":
+            row["magnitude_score"] = _magnitude(network)
         model, more = refitted(network, CASES[case])
         row |= more
         if kept:
             onnx.save(model, kept)
-            kept.with_suffix(".json").write_text(json.dumps(more))
+            kept.with_suffix(".json").write_text(json.dumps(row))
     if detector and options.steps and find_spec("torch"):
         row["trained"] = trained(network, model, folder / "images", options)
     return row

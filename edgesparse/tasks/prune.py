@@ -43,7 +43,7 @@ from edgesparse.tasks.writing import check_outputs, write
 PruneMethod = Literal["magnitude", "reconstruct", "channels"]
 Report = PruneReport | ReconstructReport | NarrowReport
 Pruned = tuple[Model, Report, ConfidenceShift | None]
-BATCH, RATE = 4, 7e-4
+BATCH, RATE = 4, 5e-4
 """Images per step of the training, for 2 GB of memory, and Adam's learning rate, relative to the weights."""
 
 

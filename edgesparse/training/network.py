@@ -49,7 +49,7 @@ class Network(nn.Module):
         values = {self._image: image}
         for (node, step), spent in zip(self._steps, self._spent, strict=True):
             inputs = [self._read(values, node, i, name) for i, name in enumerate(node.input)]
-            results = step(*inputs)
+            results = step(self, *inputs)
             values.update(zip(node.output, results if isinstance(results, tuple) else (results,), strict=False))
             for name in spent:
                 values.pop(name, None)
@@ -109,10 +109,11 @@ class Network(nn.Module):
         return value
 
     def _step(self, node: NodeProto) -> Callable[..., Any]:
+        """Return what computes the node, from a network and its inputs: a copy of this one has weights of its own."""
         if node.op_type == "Conv":
             return self._conv(node)
         if node.op_type == "Relu" and layer_name(node) in self._blend:
-            return self._relu
+            return Network._relu
         make = OPERATORS.get(node.op_type)
         if make is None or node.domain:
             raise ModelError(f"{node.op_type} {layer_name(node)} has no counterpart in PyTorch: it cannot be trained")
@@ -122,8 +123,8 @@ class Network(nn.Module):
                 raise ModelError(
                     f"{node.op_type} {layer_name(node)} reads {name}, which is computed: fold constants first"
                 )
-        step: Callable[..., Any] = make(node, constants)
-        return step
+        step = make(node, constants)
+        return lambda network, *inputs: step(*inputs)
 
     def _conv(self, node: NodeProto) -> Callable[..., Tensor]:
         geometry = ConvGeometry.of(node)
@@ -131,12 +132,12 @@ class Network(nn.Module):
         bias = self._parameter(node, node.input[2], self.biases) if len(node.input) > 2 and node.input[2] else None
         name = layer_name(node)
 
-        def run(x: Tensor, *_: Tensor | None) -> Tensor:
-            values, mask = self.weights[weight], self._mask(weight)
+        def run(network: Network, x: Tensor, *_: Tensor | None) -> Tensor:
+            values, mask = network.weights[weight], network._mask(weight)
             values = values if mask is None else values * mask
-            if name in self._quantized_weights:
+            if name in network._quantized_weights:
                 values = rounded_weights(values)
-            return geometry.run(x, values, self.biases[bias] if bias is not None else None)
+            return geometry.run(x, values, network.biases[bias] if bias is not None else None)
 
         return run
 

@@ -2,7 +2,8 @@
 
 Fitting layer by layer (`sparsity.reconstruct`) leaves errors that only the layers together can remove. Here all weights
 and biases move at once, by Adam, to lower the difference of the maps, weighted by what the dense model detects, and of
-features inside (Hinton et al., "Distilling the Knowledge", 2015). Images held out decide which weights are the result.
+features inside (Hinton et al., "Distilling the Knowledge", 2015). Images held out decide: where the error on them does
+not fall, the training goes back to the best weights and continues more slowly.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from edgesparse.training.network import Network
 
 HOLD_OUT = 10
 """Each HOLD_OUT-th image is held out; of fewer images the first."""
-CHECKS = 12
+CHECKS = 8
 """How often the images held out are looked at, evenly over the steps."""
-PATIENCE = 6
-"""Checks in a row without a better result after which the training ends."""
+SLOWER = 0.3
+"""Factor of the learning rate after a check without a better result: how fast is too fast depends on the network."""
+SLOWEST = 0.01
+"""The training ends below this factor."""
 WARM = 20
 """Steps over which the learning rate rises."""
 LARGEST = 5.0
@@ -92,13 +95,13 @@ class Refiner:
 
 @dataclass
 class _State:
-    """Steps done, the error on images held out before, at best and per check, and checks since the best."""
+    """Steps done; the error on images held out before, at best and per check; the factor of the learning rate."""
 
     step: int = 0
     before: float = 0.0
     least: float = 0.0
     history: list[float] = field(default_factory=list)
-    idle: int = 0
+    pace: float = 1.0
 
 
 class _Training:
@@ -122,13 +125,11 @@ class _Training:
         every = max(1, -(-steps // CHECKS))
         if not self._resumed():
             state.before = state.least = self._error()
-        while state.step < steps and state.idle < PATIENCE:
+        while state.step < steps and state.pace >= SLOWEST:
             progress("training", state.step, steps)
-            sound = self._step()
+            finite = self._step()
             state.step += 1
-            if not sound:
-                break
-            if state.step % every == 0 or state.step == steps:
+            if not finite or state.step % every == 0 or state.step == steps:
                 self._check()
         progress("training", steps, steps)
         count = len(self.images) + len(self.held_out)
@@ -137,8 +138,8 @@ class _Training:
     def _step(self) -> bool:
         """Move the weights once; return False, with the average unchanged, if the loss is not finite."""
         lesson, step = self.lesson, self.state.step
-        rate = lesson.rate * min(1.0, (step + 1) / WARM) * (0.505 + 0.495 * cos(pi * step / lesson.steps))
-        self.optimizer.param_groups[0]["lr"] = rate
+        schedule = min(1.0, (step + 1) / WARM) * (0.505 + 0.495 * cos(pi * step / lesson.steps))
+        self.optimizer.param_groups[0]["lr"] = lesson.rate * self.state.pace * schedule
         # per step, so that a training that continues draws the same images
         generator = torch.Generator(self.device).manual_seed(lesson.seed + 1_000_003 * step)
         loss = self._loss(self.student, mirrored(self.images, lesson.batch, generator))
@@ -183,10 +184,13 @@ class _Training:
     def _check(self) -> None:
         state, error = self.state, self._error()
         state.history.append(error)
-        state.idle += 1
         if error < state.least:
-            state.least, state.idle = error, 0
+            state.least = error
             self.best.load_state_dict(self.average.state_dict())
+        else:
+            state.pace *= SLOWER
+            for network in (self.student, self.average):
+                network.load_state_dict(self.best.state_dict())
         if self.checkpoint is None:
             return
         values = {name: part.state_dict() for name, part in self._parts().items()}

@@ -87,6 +87,24 @@ def test_a_network_in_pytorch_computes_what_onnx_runtime_does(lesson: Path) -> N
         np.testing.assert_allclose(values[name][:1].numpy(), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_copy_of_a_network_computes_with_its_own_weights(lesson: Path) -> None:
+    """The averaged weights, which are the result, were judged by those that were trained."""
+    from copy import deepcopy
+
+    import torch
+
+    from edgesparse.training.network import Network
+
+    teacher = onnx.load(str(lesson / "teacher.onnx"))
+    names = [value.name for value in cut(teacher).graph.output]
+    network, x = Network(teacher, names).requires_grad_(False), torch.from_numpy(random(1, 3, 64, 64))
+    copy, expected = deepcopy(network), network(x)
+    for parameter in network.parameters():
+        parameter.mul_(2)
+    assert all(torch.equal(copy(x)[name], expected[name]) for name in names)
+    assert not any(torch.equal(network(x)[name], expected[name]) for name in names)
+
+
 def test_a_node_without_a_counterpart_is_named() -> None:
     pytest.importorskip("torch", reason="torch: needs PyTorch")
     from edgesparse.training.network import Network

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from benchmarks.orin_slice import networks
 from edgesparse.compress.lesson import compared
@@ -38,14 +39,18 @@ def dense() -> onnx.ModelProto:
 def refiner(dense: onnx.ModelProto, **changes: Any) -> Refiner:
     from edgesparse.training.refine import Refiner
 
-    return Refiner.of(PIXELS, {**compared(dense, dense, SPEC), "steps": 24, "batch": 2, "rate": 3e-4, **changes})
+    return Refiner.of(PIXELS, {**compared(dense, dense, SPEC), "steps": 24, "batch": 2, "rate": 3e-3, **changes})
 
 
 @pytest.fixture(scope="module")
 def student(dense: onnx.ModelProto) -> onnx.ModelProto:
+    """At 2:4, with weights a tenth smaller: training can only help."""
     model = onnx.ModelProto()
     model.CopyFrom(dense)
     prune(model)
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 4:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(0.9), tensor.name))
     return model
 
 
@@ -57,7 +62,7 @@ def test_training_lowers_the_error_on_images_held_out_and_keeps_the_zeros(
     dense: onnx.ModelProto, student: onnx.ModelProto
 ) -> None:
     model, training = refiner(dense)(dense, student, None, quiet)
-    assert training.kept and training.after < 0.97 * training.before
+    assert training.kept and training.after < 0.9 * training.before
     assert (training.images, training.held_out) == (12, 2)
     assert str(training).startswith(f"trained {training.steps} steps: error on images held out (2 of 12) ")
     assert all(layer.sparse for layer in inspect(model).eligible) and not same(model, student)
@@ -77,7 +82,7 @@ def test_an_interrupted_training_continues_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         train(dense, student, file, stopping)
     model, training = train(dense, student, file, lambda step, done, total: shown.append(done))
-    assert shown[:12] == list(range(12)) and shown[12] == 10 and shown[-1] == 24
+    assert shown[:12] == list(range(12)) and shown[12] == 9 and shown[-1] == 24
     again, whole = train(dense, student, None, quiet)
     assert same(model, again) and training == whole
     assert train(dense, student, file, quiet)[1] == whole
