@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from edgesparse.errors import BackendUnavailable, DeployError, SignatureError
+from edgesparse.errors import BackendUnavailable, ConfigError, DeployError, SignatureError
 from edgesparse.files import make_folder, set_aside, sync, sync_folder
 from edgesparse.fleet.admit import DAY
 from edgesparse.fleet.connection import Server, ServerRefuses, chunks, why_failed
@@ -99,9 +99,17 @@ class _Fetcher(FetcherInterface):
             raise DownloadHTTPError(str(error), error.code) from None
 
 
+def is_root(data: bytes) -> bool:
+    """Whether these bytes are the metadata of a root, whoever signed it."""
+    try:
+        return isinstance(Metadata.from_bytes(data).signed, Root)
+    except RepositoryError:
+        return False
+
+
 class Mirror:
     """A repository at an https address, whose query, such as an access token, goes with each request. `connect`: how
-    its server is reached.
+    its server is reached. Raises ConfigError for another address.
     """
 
     def __init__(self, url: str, connect: Callable[[str], Server] = Server) -> None:
@@ -110,7 +118,7 @@ class Mirror:
             if parts.scheme != "https" or not parts.hostname:
                 raise ValueError(parts.scheme)
         except ValueError:
-            raise DeployError(f"{redact(url)}: needed an https:// address of a repository") from None
+            raise ConfigError(f"{redact(url)}: needed an https:// address of a repository") from None
         self._url, self._parts = url, parts
         self.where = self._server.where
 

@@ -17,7 +17,7 @@ from edgesparse.files import make_folder, read_checked
 from edgesparse.fleet import keys
 from edgesparse.fleet.deploy import Device, Outcome
 from edgesparse.fleet.fetch import BundleSource, open_download
-from edgesparse.fleet.metadata import ANCHOR, MOST_METADATA, Mirror, Offer
+from edgesparse.fleet.metadata import ANCHOR, MOST_METADATA, Mirror, Offer, is_root
 from edgesparse.fleet.owner import as_owner
 from edgesparse.fleet.patched import base_of, patched
 from edgesparse.fleet.rollout import Attempts, Decision, Release, Running, decide
@@ -180,10 +180,13 @@ def device_name(name: str | None) -> str:
 
 def _read_anchor(path: Path) -> bytes:
     try:
-        return read_checked(path, MOST_METADATA, lambda status: keys.check_owner(path, status))
+        anchor = read_checked(path, MOST_METADATA, lambda status: keys.check_owner(path, status))
     except FileNotFoundError:
         raise BackendUnavailable(
             f"no trusted root in {path}: copy the repository's metadata/1.root.json there"
         ) from None
     except (OSError, ValueError) as error:
         raise SignatureError(f"cannot read the trusted root {path}: {error}") from None
+    if not is_root(anchor):
+        raise SignatureError(f"{path} is not a root: copy the repository's metadata/1.root.json there")
+    return anchor

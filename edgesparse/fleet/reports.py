@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgesparse.errors import DeployError
+from edgesparse.errors import ConfigError, DeployError
 from edgesparse.files import make_folder, read_regular, replace_text
 from edgesparse.fleet.bundle import MAX_TIME
 from edgesparse.fleet.connection import Server, why_failed
@@ -132,7 +132,10 @@ def send(report: Report, where: str) -> None:
 
 
 def read(where: str, progress: Progress, late: float = LATE) -> list[Row]:
-    """Return a row per report in a folder or at a broker, those that need attention first. Raises DeployError."""
+    """Return a row per report in a folder or at a broker, those that need attention first.
+
+    Raises ConfigError if `where` is neither, DeployError if a broker does not answer.
+    """
     rows: dict[str, Row] = {}
     if mqtt_reports_at(where):
         from edgesparse.fleet import mqtt_reports
@@ -141,7 +144,7 @@ def read(where: str, progress: Progress, late: float = LATE) -> list[Row]:
     elif Path(where).is_dir():
         rows = {path.stem: _file_row(path, late) for path in Path(where).glob("*.json")}
     else:
-        raise DeployError(f"{where} is not a folder of reports: name the one that devices report to, or a broker")
+        raise ConfigError(f"{where} is not a folder of reports: name the one that devices report to, or a broker")
     return sorted(rows.values(), key=lambda row: (ORDER.index(row.state), row.device))
 
 

@@ -135,6 +135,8 @@ def test_wrong_use_is_refused(site: https.Site, tmp_path: Path) -> None:
     assert "is not a repository" in str(call("fleet", "sign", "nothing").exception)
     assert "needed NAME.pub or NAME.key" in str(call("fleet", "rotate", "fleet", "--root-key", "model.esb").exception)
     assert "needed an https:// address" in str(call("fleet", "pull", "http://x/", *HERE).exception)
+    ended = call("fleet", "pull", "https://localhost:1/", *HERE, "--anchor", "model.esb")
+    assert "model.esb is not a root: copy the repository's metadata/1.root.json" in str(ended.exception)
     assert "is not a folder of reports" in str(call("fleet", "status", "nowhere").exception)
     (tmp_path / "empty").mkdir()
     assert "no device has reported to empty yet" in call("fleet", "status", "empty").stderr
