@@ -234,6 +234,9 @@ def test_a_line_that_breaks_every_100_kb_delivers_a_delta_and_the_whole(fleet: f
     fleet.repository.add_delta(delta, trusted)
     assert fleet.sign("release", "online") == []
     assert fleet.puller().pull().note == "" and fleet.serving() == "1.1"
+    for path in (fleet.bundle("1.0"), delta):
+        requests = sum(requested.endswith(path.suffix) for requested in fleet.site.requested)
+        assert requests == -(-path.stat().st_size // 100_000), "no byte is sent twice"
 
 
 def test_an_interrupted_delta_is_continued_at_the_next_poll(fleet: fleets.Fleet) -> None:
