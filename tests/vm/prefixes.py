@@ -71,6 +71,10 @@ def mounted(disk: Path, place: Path) -> Iterator[Path]:
     place.mkdir(exist_ok=True)
     before = os.environ.get("EDGESPARSE_STATE")
     os.environ["EDGESPARSE_STATE"] = str(place / "state")
+    # As a board does at boot: the two sectors of ext4's superblock may be torn, which its kernel refuses to mount.
+    repaired = subprocess.run(["e2fsck", "-p", str(disk)], check=False, capture_output=True).returncode < 4
+    if not repaired:
+        subprocess.run(["e2fsck", "-y", str(disk)], check=False, capture_output=True)
     subprocess.run(["mount", "-o", "loop", str(disk), str(place)], check=True, capture_output=True)
     try:
         yield place
