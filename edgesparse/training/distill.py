@@ -25,7 +25,7 @@ from torch import Tensor
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.progress import Progress
 from edgesparse.training.augment import augmented
-from edgesparse.training.lessons import MapsSpec, feature_loss, output_loss
+from edgesparse.training.lessons import MapsSpec, feature_loss, in_order, output_loss
 from edgesparse.training.network import Network
 from edgesparse.training.quantizer import Quantizer
 
@@ -115,6 +115,7 @@ class _Training:
         self.average = deepcopy(self.student).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self._parameters(), lr=lesson.rate)
         self._load_images()
+        self.features = self._comparable()
         self.state = State()
 
     def _parameters(self) -> list[dict[str, Any]]:
@@ -135,6 +136,13 @@ class _Training:
         order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
         self.held_out = pixels[order[:apart]].to(self.device)
         self.images = pixels[order[apart:]].to(self.device)
+
+    def _comparable(self) -> list[str]:
+        """The features that the loss compares: those in which the student has not reordered the channels."""
+        self.student.mix = 1.0 if self.lesson.blend else 0.0
+        images = self._input(self.held_out[: self.lesson.batch].float())
+        with torch.no_grad():
+            return in_order(self.student(images), self.teacher(images), self.lesson.features)
 
     def run(self) -> dict[str, Any]:
         self._resume()
@@ -185,7 +193,7 @@ class _Training:
             target = self.teacher(images)
         own = student(images)
         maps = [{name: values[name] for name in lesson.maps} for values in (own, target)]
-        return output_loss(maps[0], maps[1], lesson.spec) + feature_loss(own, target, lesson.features)
+        return output_loss(maps[0], maps[1], lesson.spec) + feature_loss(own, target, self.features)
 
     def _input(self, pixels: Tensor) -> Tensor:
         mean, std = (
@@ -262,6 +270,7 @@ class _Training:
             "device": torch.cuda.get_device_name(0) if self.device.type == "cuda" else "cpu",
             "torch": torch.__version__,
             "images": len(self.images) + len(self.held_out),
+            "features": self.features,
             **asdict(self.state),
             "scales": self.average.scales() if self.lesson.readers and not self._observing() else {},
         }

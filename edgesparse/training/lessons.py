@@ -80,3 +80,23 @@ def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], n
         variance = target.var((0, 2, 3), keepdim=True) + 1e-3 * target.var() + 1e-8
         losses.append(((student[name].float() - target) ** 2 / variance).mean())
     return torch.stack(losses).mean() if losses else torch.zeros(())
+
+
+def in_order(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
+    """Those of the tensors `names` [B, C, h, w] whose channels have the same order in both networks.
+
+    A student may have reordered channels inside, as those of `reconstruct` do, with the same outputs. In the same
+    order, most channels of the teacher correlate best with the channel of the same number.
+    """
+    return [name for name in names if _own_share(student[name], teacher[name]) > 0.5]
+
+
+def _own_share(student: Tensor, teacher: Tensor) -> float:
+    """The share of the teacher's channels that correlate best with the student's channel of the same number."""
+    first, second = (
+        functional.normalize(values - values.mean(1, keepdim=True), dim=1)
+        for values in (tensor.float().transpose(0, 1).flatten(1) for tensor in (teacher, student))
+    )
+    varies = first.any(1)
+    own = torch.arange(len(first), device=first.device)
+    return float(((first @ second.T).argmax(1) == own)[varies].float().mean())

@@ -19,6 +19,7 @@ from edgesparse.errors import ConfigError, ModelError
 from edgesparse.progress import quiet
 from edgesparse.runtime.heads.base import CENTERED
 from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.permute import permute
 
 pytestmark = pytest.mark.torch
 OPTIONS = StudentOptions(relu=True, sparse=0.3, int8=True, minutes=5, steps=40, batch=2, rate=3e-3)
@@ -34,6 +35,20 @@ def lesson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pixels = np.random.default_rng(0).integers(0, 255, (8, 3, 64, 64), np.uint8)
     write_lesson(tmp_path, teacher, teacher, pixels, spec, OPTIONS)
     return tmp_path
+
+
+def test_features_whose_channels_the_student_reordered_are_not_compared(lesson: Path) -> None:
+    from edgesparse.training import distill
+
+    def compared() -> list[str]:
+        return distill._Training(lesson, distill.torch.device("cpu"), quiet).features
+
+    features = json.loads((lesson / "distill.json").read_text())["features"]
+    assert compared() == features
+    student = onnx.load(str(lesson / "student.onnx"))
+    report = permute(student, [layer.name for layer in inspect(student).layers])
+    onnx.save(student, str(lesson / "student.onnx"))
+    assert report.moved and compared() == []
 
 
 def test_relu_2to4_and_int8_are_learned_and_the_training_continues_where_it_stopped(lesson: Path) -> None:
