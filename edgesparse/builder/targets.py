@@ -72,16 +72,18 @@ def open_detector(package: Package, run: Run | None = None) -> Detector:
     return _detector(runner, package, run, manifest.precision)
 
 
-def open_fallback(package: Package, run: Run | None = None, because: str = "the chosen engine failed") -> Detector:
-    """Return a detector for a verified package with its most precise engine, and a `notice` about it. Raises
-    BuildError.
+def open_fallback(package: Package, run: Run | None = None, because: str | None = None) -> Detector:
+    """Return a detector for a verified package with its most precise engine. Raises BuildError.
+
+    If it takes the place of the chosen one, `because` says why: that is logged, and becomes the detector's `notice`.
     """
     manifest = package.manifest
     runner = backend(manifest.backend).load(package.fallback, manifest.threads, manifest.dla)
     detector = _detector(runner, package, run, manifest.fallback_precision)
-    fallback = f"the fallback {manifest.fallback} ({manifest.fallback_precision})"
-    detector.notice = f"{fallback} runs, since {because}: rebuild with 'edgesparse build --force'"
-    _log.warning("%s", detector.notice)
+    if because is not None:
+        fallback = f"the fallback {manifest.fallback} ({manifest.fallback_precision})"
+        detector.notice = f"{fallback} runs, since {because}: rebuild with 'edgesparse build --force'"
+        _log.warning("%s", detector.notice)
     return detector
 
 

@@ -88,13 +88,22 @@ def load(package: Package, run: Run, fallback_because: str | None = None) -> Loa
         detector = open_detector(package, run)
     else:
         detector = open_fallback(package, run, fallback_because)
+    return _warmed_up(package, detector, run, bool(detector.notice))
+
+
+def load_beside(package: Package, run: Run) -> LoadedEngine:
+    """Load the package's fallback to compare it with the chosen engine. Raises what `open_fallback` raises."""
+    return _warmed_up(package, open_fallback(package, run), run, fallback=True)
+
+
+def _warmed_up(package: Package, detector: Detector, run: Run, fallback: bool) -> LoadedEngine:
     try:
         height, width = detector.spec.input.size
         detector.detect([np.full((height, width, 3), 114, np.uint8)] * detector.batch)
     except BaseException:
         detector.close()
         raise
-    return LoadedEngine(package, detector, run, identify(package.manifest, detector))
+    return LoadedEngine(package, detector, run, identify(package.manifest, detector, fallback))
 
 
 def serves(detector: Detector, run: Run) -> bool:
@@ -115,9 +124,8 @@ def has_fallback(engine: LoadedEngine) -> bool:
     return not engine.identity.fallback and manifest.fallback != manifest.engine
 
 
-def identify(manifest: Manifest, detector: Detector) -> Identity:
-    """Return the identity of the engine that a detector runs."""
-    fallback = bool(detector.notice)
+def identify(manifest: Manifest, detector: Detector, fallback: bool) -> Identity:
+    """Return the identity of the engine that a detector runs: the package's chosen one or its fallback."""
     file = manifest.fallback if fallback else manifest.engine
     chosen = next((candidate for candidate in manifest.candidates if candidate.chosen), None)
     layers = manifest.sparsity if chosen is not None and chosen.sparse and not fallback else ()

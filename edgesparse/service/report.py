@@ -185,7 +185,7 @@ class Report:
             "watts": reading.watts,
             "drift": monitors.states() if monitors is not None else {},
             "shadow": monitors.shadow_state() if monitors is not None else None,
-            "hard_frames": monitors.hard.state() if monitors is not None and monitors.hard is not None else None,
+            "hard_frames": monitors.hard_state() if monitors is not None else None,
             "rate_share": round(self.governor.share, 3),
             "threads": [asdict(thread) for thread in thread_states()],
             "outputs": [asdict(output) for output in self.outputs.states()],

@@ -12,6 +12,7 @@ from edgesparse.service.engine import LoadedEngine
 from edgesparse.service.frame_copies import CopiedFrame
 from edgesparse.service.monitor.drift import Drift, describe
 from edgesparse.service.monitor.drift_settings import DriftSettings
+from edgesparse.service.monitor.fallback_check import FallbackCheck
 from edgesparse.service.monitor.hard_frames import HardFrames
 from edgesparse.service.monitor.hard_settings import HardFrameSettings
 from edgesparse.service.monitor.shadow import Beside, ShadowEngine
@@ -38,6 +39,7 @@ class Monitors:
         self._drift_settings: DriftSettings | None = None
         self._hard_settings: HardFrameSettings | None = None
         self.shadow: ShadowEngine | None = None
+        self.fallback = FallbackCheck()
         self._requests = ShadowRequests(state_folder())
         self._settings = settings
         try:
@@ -56,28 +58,37 @@ class Monitors:
             self.hard.offer(frame, detections)
         if self.shadow is not None:
             self.shadow.offer(frame, detections)
+        self.fallback.offer(frame, detections)
 
     def tick(self) -> None:
-        """Start, watch and end a shadow, as a deploy requests it. Call it about once per second."""
+        """Start, watch and end a shadow, as a deploy requests it, and the fallback's check, which makes room for it.
+        Call it about once per second."""
         request = self._requests.read()
+        beside = Beside(self._engine, self._tally, self._settings.limits.memory, self._disagreed)
         with self._changing:
             if self.shadow is not None and (request is None or request.id != self.shadow.id):
                 self._close_shadow()
             if request is not None and self.shadow is None and not self._closed:
-                reserve = self._settings.limits.memory
-                self.shadow = ShadowEngine(request, Beside(self._engine, self._tally, reserve, self._disagreed))
+                self.shadow = ShadowEngine(request, beside)
             if self.shadow is not None:
                 self.shadow.tick()
+            self.fallback.tick(self._fallback_share() if self.shadow is None else 0.0, beside)
+
+    def _fallback_share(self) -> float:
+        """The share of the frames on which the fallback runs; 0 where frames of disagreement are not stored."""
+        hard = self._hard_settings
+        return hard.fallback if hard is not None and "disagreement" in hard.reasons and not self._closed else 0.0
 
     def _disagreed(self, frame: CopiedFrame) -> None:
         if self.hard is not None:
             self.hard.disagreed(frame)
 
     def engine(self, engine: LoadedEngine) -> None:
-        """Go on with this engine and its cameras. A shadow starts again beside it."""
+        """Go on with this engine and its cameras. A shadow and the fallback's check start again beside it."""
         with self._changing:
             self._engine = engine
             self._close_shadow()
+            self.fallback.close()
         for each in (self.drift, self.hard):
             if each is not None:
                 each.engine(engine)
@@ -115,6 +126,10 @@ class Monitors:
         shadow = self.shadow
         return None if shadow is None else shadow.result.model_dump()
 
+    def hard_state(self) -> dict[str, Any] | None:
+        """Return the state of hard frames, with that of the fallback's check; None if none are stored."""
+        return None if self.hard is None else {**self.hard.state(), "fallback": self.fallback.state()}
+
     def words(self) -> list[str]:
         """Return what should be looked at, a line each."""
         drifted = [(name, state) for name, state in self.states().items() if state["state"] == "drifted"]
@@ -122,7 +137,7 @@ class Monitors:
         for each, what in ((self.drift, "drift"), (self.hard, "hard frames")):
             if each is not None and each.trouble:
                 lines.append(f"{what}: cannot write: {each.trouble}")
-        return lines
+        return [*lines, *([f"hard frames: {self.fallback.why}"] if self.fallback.why else [])]
 
     def close(self) -> None:
         self._close_drift()
@@ -130,6 +145,7 @@ class Monitors:
         with self._changing:
             self._closed = True
             self._close_shadow()
+            self.fallback.close()
 
     def _close_shadow(self) -> None:
         shadow, self.shadow = self.shadow, None
@@ -143,5 +159,7 @@ class Monitors:
 
     def _close_hard(self) -> None:
         hard, self.hard, self._hard_settings = self.hard, None, None
+        with self._changing:
+            self.fallback.close()
         if hard is not None:
             hard.close()

@@ -18,7 +18,11 @@ class HardFrameSettings(Section):
     """Stores frames on which the detector was unsure, to be labeled elsewhere."""
 
     reasons: Annotated[tuple[Reason, ...], Field(min_length=1)] = REASONS
-    """What makes it hard: a confidence near the minimum, a track that blinks, disagreement with a shadow engine."""
+    """What makes it hard: a confidence near the minimum, a track that blinks, disagreement with a shadow engine or
+    with the fallback."""
+    fallback: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of the frames, and of the time, in which the package's fallback engine runs too, to find `disagreement`. It
+    stays loaded; 0 for none."""
     near: Unit = 0.1
     """Distance from the minimum confidence below which a detection is near it."""
     pause: Annotated[float, Field(ge=1, le=86400)] = 60.0

@@ -73,11 +73,13 @@ class ShadowEngine:
     """`offer` is called in the frame loop's thread, everything else in others. Never raises for an engine that fails:
     `result` says why. Release it with `close`.
 
-    The engine is loaded in a thread of its own, where it runs too.
+    The engine is loaded in a thread of its own, where it runs too. `fallback`: run the package's fallback instead of
+    its chosen engine.
     """
 
-    def __init__(self, request: ShadowRequest, beside: Beside) -> None:
+    def __init__(self, request: ShadowRequest, beside: Beside, fallback: bool = False) -> None:
         self._request, self._beside, settings = request, beside, request.settings
+        self._fallback = fallback
         self._pace, self._lock = Pace(settings.share), threading.Lock()
         self._until = time.monotonic() + settings.seconds
         self._loaded: LoadedEngine | None = None
@@ -150,9 +152,10 @@ class ShadowEngine:
         if free is not None and free < beside.reserve:
             raise ConfigError(f"found {free / 1e6:.0f} MB of free memory, needed {beside.reserve / 1e6:.0f} MB")
         package = open_package(Path(self._request.package))
-        loaded = engines.load(package, beside.engine.run)
+        load = engines.load_beside if self._fallback else engines.load
+        loaded = load(package, beside.engine.run)
         self._loaded = loaded
-        if loaded.identity.fallback:
+        if loaded.identity.fallback and not self._fallback:
             raise ConfigError(f"the engine cannot be loaded: {loaded.identity.notice}")
         left, now = read_memory()
         took = max(0, (free or 0) - (left or 0), (now or 0) - (resident or 0))
