@@ -95,7 +95,7 @@ def _engine(detector: Detector, folder: Path) -> LoadedEngine:
     packages.fill(folder, "aaa", detector=detector.spec)
     (folder / "report.html").write_bytes(b"x" * REPORT)
     package = find_package(folder)
-    return LoadedEngine(package, detector, package.manifest.run, identify(package.manifest, detector))
+    return LoadedEngine(package, detector, package.manifest.run, identify(package.manifest, detector, fallback=False))
 
 
 def _free_port() -> int:

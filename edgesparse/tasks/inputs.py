@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +24,7 @@ from edgesparse.progress import Progress
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.images import ImageBatches
 from edgesparse.runtime.labels.read import Labels
-from edgesparse.stream.sources.network import check_url
-from edgesparse.stream.sources.open import image_batches, open_source, source_kind
+from edgesparse.stream.sources.open import check_source, image_batches, open_source
 
 NO_SOURCE = "no source: pass --source, or set run.source in the recipe"
 Target = str | Path | Recipe
@@ -137,11 +135,7 @@ def check_sources(target: Path, overrides: Mapping[str, Any]) -> None:
     if not cameras:
         raise ConfigError(NO_SOURCE)
     for camera in cameras:
-        source = str(camera.source)
-        if not re.match(r"-?\d+$|/dev/|demo(:\d+)?$|\w+://", source):
-            check_images(source)
-        elif "://" in source and source_kind(source) != "csi":
-            check_url(source)
+        check_source(str(camera.source))
 
 
 def pixels_of(source: str, spec: InputSpec, count: int) -> NDArray[np.uint8]:

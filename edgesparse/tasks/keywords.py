@@ -27,6 +27,7 @@ class PruneKeywords(TypedDict, total=False):
     share: float | None
     max_drop: float | None
     device: str | None
+    steps: int
     gains: Mapping[str, float] | None
     annotations: str | Path | None
     annotated_images: str | Path | None

@@ -70,10 +70,11 @@ class PruneOptions:
     - `steps`: for `reconstruct`: then train all weights together for at most this many steps, to match the original;
       needs PyTorch.
     - `gains`: for `reconstruct`, what 2:4 saves in each layer, by name and in any unit, instead of `device`'s; implies
-    `layers="auto"`.
+      `layers="auto"`.
     - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
-    folder of the images, if they are not next to it. - `state`: folder for intermediate results: after an interruption,
-    the same call continues from there. - `html`: file for a report per layer.
+      folder of the images, if they are not next to it.
+    - `state`: folder for intermediate results: after an interruption, the same call continues from there.
+    - `html`: file for a report per layer.
     """
 
     method: PruneMethod = "magnitude"

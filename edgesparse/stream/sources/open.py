@@ -91,12 +91,26 @@ def open_source(spec: str | int | Path, **arguments: Unpack[SourceArguments]) ->
     return _open_files(text, options)
 
 
+def check_source(spec: str) -> None:
+    """Raise SourceError if `spec` is no source. Files are opened; of an address, only its text is checked."""
+    open_kind = _kind(spec)
+    if open_kind is None:
+        open_source(spec).close()
+    elif open_kind is _open_address:
+        check_url(spec)
+
+
 def source_kind(spec: str) -> str:
     """Return `device`, `demo`, `csi`, the scheme of an address, or `file`: what `open_source` would open."""
-    open_kind = next((open_kind for pattern, open_kind in KINDS if re.fullmatch(pattern, spec, re.DOTALL)), None)
+    open_kind = _kind(spec)
     if open_kind is None:
         return "file"
     return _LOCAL.get(open_kind) or spec.partition("://")[0].lower()
+
+
+def _kind(spec: str) -> Callable[[re.Match[str], SourceOptions], Source] | None:
+    """What opens `spec`, None for files."""
+    return next((open_kind for pattern, open_kind in KINDS if re.fullmatch(pattern, spec, re.DOTALL)), None)
 
 
 def _open_number(match: re.Match[str], options: SourceOptions) -> Source:

@@ -112,7 +112,8 @@ def test_one_that_fails_or_is_missing_is_told_once(planned_package: Any, squares
 
 
 def test_nothing_runs_unless_it_is_wanted(planned_package: Any, tmp_path: Path) -> None:
-    for number, wish in enumerate(({"fallback": 0}, {"reasons": ("near",)})):
+    wishes: list[dict[str, Any]] = [{"fallback": 0}, {"reasons": ("near",)}]
+    for number, wish in enumerate(wishes):
         monitors, step = monitored(planned_package({}, name=f"package-{number}"), tmp_path, **wish)
         step()
         assert not checked(monitors) and not monitors.words()
