@@ -11,9 +11,9 @@ from edgesparse.shadow import ShadowRequest, ShadowSettings
 from edgesparse.stream.frames import Frame
 
 ROUND = 10_000
-"""Frames after which it starts anew, so that memory and figures stay those of recent frames."""
+"""Frames after which it starts again, so that memory stays bounded and the figures are those of recent frames."""
 SHOWN = {"state", "frames", "boxes", "recall", "precision", "latency_ms", "busy", "memory_mb"}
-"""What the state tells of a ShadowResult."""
+"""What the state reports of a ShadowResult."""
 
 
 class FallbackCheck:
