@@ -46,6 +46,7 @@ from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
 from edgesparse.errors import ModelError
 from edgesparse.model.activations import Batches
+from edgesparse.model.load import load
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.images import image_files
 from edgesparse.runtime.labels.read import Labels
@@ -81,7 +82,7 @@ class Network:
 
 def _detector(model: Path, folder: Path, labels: Labels, spec: DetectorSpec, count: int) -> Network:
     score = ModelScorer(spec, labels, lambda result, total: None)
-    return Network(onnx.load(model), images(folder, count, spec), score, spec)
+    return Network(load(model), images(folder, count, spec), score, spec)
 
 
 def coco(real: Path, folder: Path, name: str) -> Network:
@@ -90,7 +91,7 @@ def coco(real: Path, folder: Path, name: str) -> Network:
     for file in (*image_files(real / "coco_mini/train"), *image_files(real / "unlabelled")):
         (folder / "images" / file.name).symlink_to(file)
     path = real / "models" / f"{name}.onnx"
-    spec = detector_spec(onnx.load(path), as_recipe(path, "coco"))
+    spec = detector_spec(load(path), as_recipe(path, "coco"))
     labels = Labels(real / "coco_mini/instances_val.json", real / "coco_mini/val")
     return _detector(path, folder / "images", labels, spec, 288)
 
@@ -130,7 +131,7 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     row: dict[str, Any] = {}
     kept = options.keep and options.keep / f"{case}.onnx"
     if kept and kept.exists() and kept.with_suffix(".json").exists():
-        model = onnx.load(kept)
+        model = load(kept)
         row |= json.loads(kept.with_suffix(".json").read_text())
     else:
         if not case.endswith("-half") and case != "drop":
