@@ -90,7 +90,7 @@ def write_lesson(
 
 
 def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec) -> dict[str, Any]:
-    """Return those values of a training.distill.Lesson that say what is compared, and how pixels become the input.
+    """Return those values of a training.lessons.Lesson that say what is compared, and how pixels become the input.
 
     Raises ModelError, naming the node, if the maps cannot be found or learned.
     """

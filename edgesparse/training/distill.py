@@ -25,7 +25,7 @@ from torch import Tensor
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.progress import Progress
 from edgesparse.training.augment import augmented
-from edgesparse.training.lessons import MapsSpec, feature_loss, in_order, output_loss
+from edgesparse.training.lessons import Lesson, in_order
 from edgesparse.training.network import Network
 from edgesparse.training.quantizer import Quantizer
 
@@ -39,44 +39,6 @@ SAVE_EVERY = 20.0
 """Seconds between checkpoints."""
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What is trained and how: the contents of `distill.json`.
-
-    `maps`, `features`: tensors of both networks that the loss compares; `spec`: the meaning of the maps' channels.
-    `blend`: Relu nodes of the student that were SiLU. `readers`, `scales_of`, `int8_layers`, `placement`: where values
-    are rounded to INT8 (QdqPlan), empty without INT8. `scale`, `mean`, `std`: how pixels 0..255 become the input.
-    Training ends after `minutes` or `steps`, whichever comes first.
-    """
-
-    maps: Sequence[str]
-    features: Sequence[str]
-    spec: MapsSpec
-    blend: Sequence[str] = ()
-    readers: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    scales_of: dict[str, str] = field(default_factory=dict)
-    int8_layers: Sequence[str] = ()
-    placement: str = "fuse"
-    scale: float = 1.0
-    mean: Sequence[float] = (0.0, 0.0, 0.0)
-    std: Sequence[float] = (1.0, 1.0, 1.0)
-    minutes: float = 10.0
-    steps: int = 1_000_000
-    batch: int = 32
-    rate: float = 5e-4
-    seed: int = 0
-
-    @classmethod
-    def load(cls, folder: Path) -> Lesson:
-        return cls.of(json.loads((folder / "distill.json").read_text()))
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Lesson:
-        """Return the lesson of these values, with `spec` as a mapping."""
-        spec = {**values["spec"], **{name: tuple(values["spec"][name]) for name in ("box", "classes")}}
-        return cls(**{**values, "spec": MapsSpec(**spec)})
-
-
 @dataclass
 class State:
     """Progress of the training."""
@@ -85,6 +47,13 @@ class State:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     """Per checkpoint: `seconds`, `step`, `loss` over the last steps, `held_out` (loss of the averaged weights)."""
+
+
+def save_checkpoint(path: Path, values: Mapping[str, Any]) -> None:
+    """Write the file whole: an interruption leaves the previous one."""
+    part = path.with_suffix(".part")
+    torch.save(values, part)
+    part.replace(path)
 
 
 def distill(folder: Path, progress: Progress) -> dict[str, Any]:
@@ -140,7 +109,7 @@ class _Training:
     def _comparable(self) -> list[str]:
         """The features that the loss compares: those in which the student has not reordered the channels."""
         self.student.mix = 1.0 if self.lesson.blend else 0.0
-        images = self._input(self.held_out[: self.lesson.batch].float())
+        images = self.lesson.input(self.held_out[: self.lesson.batch])
         with torch.no_grad():
             return in_order(self.student(images), self.teacher(images), self.lesson.features)
 
@@ -177,7 +146,7 @@ class _Training:
         student.mix = max(0.0, 1 - done / MIX_UNTIL) if lesson.blend else 0.0
         if lesson.readers and done >= INT8_FROM and self._observing():
             self._measure_ranges()
-        loss = self._loss(student, self._input(augmented(self.images, lesson.batch, self.generator)))
+        loss = self._loss(student, augmented(self.images, lesson.batch, self.generator))
         if not torch.isfinite(loss):
             raise ModelError(f"the loss is {loss.item()} after {self.state.step} steps: lower the learning rate")
         self.optimizer.zero_grad(set_to_none=True)
@@ -187,26 +156,12 @@ class _Training:
         self._follow()
         return float(loss.item())
 
-    def _loss(self, student: Network, images: Tensor) -> Tensor:
-        lesson = self.lesson
-        with torch.no_grad():
-            target = self.teacher(images)
-        own = student(images)
-        maps = [{name: values[name] for name in lesson.maps} for values in (own, target)]
-        return output_loss(maps[0], maps[1], lesson.spec) + feature_loss(own, target, self.features)
-
-    def _input(self, pixels: Tensor) -> Tensor:
-        mean, std = (
-            torch.tensor(v, device=self.device).reshape(1, 3, 1, 1) for v in (self.lesson.mean, self.lesson.std)
-        )
-        return (pixels * self.lesson.scale - mean) / std
+    def _loss(self, student: Network, pixels: Tensor) -> Tensor:
+        return self.lesson.loss(student, self.teacher, self.lesson.input(pixels), self.features)
 
     def _follow(self) -> None:
         """Update the averaged weights, which are the result of the training."""
-        share = min(0.999, (1 + self.state.step) / (10 + self.state.step))
-        with torch.no_grad():
-            for mean, own in zip(self.average.parameters(), self.student.parameters(), strict=True):
-                mean.lerp_(own, 1 - share)
+        self.average.follow(self.student, self.state.step, 0.999)
         self.average.mix = self.student.mix
 
     def _observing(self) -> bool:
@@ -215,7 +170,7 @@ class _Training:
     def _measure_ranges(self) -> None:
         with torch.no_grad():
             for _ in range(OBSERVED):
-                self.student(self._input(augmented(self.images, self.lesson.batch, self.generator)))
+                self.student(self.lesson.input(augmented(self.images, self.lesson.batch, self.generator)))
         self._round(self.student)
         for mean, own in zip(self.average.quantizers.values(), self.student.quantizers.values(), strict=True):
             mean.load_state_dict(own.state_dict())
@@ -228,31 +183,29 @@ class _Training:
     def _record(self, losses: Sequence[float]) -> None:
         with torch.no_grad():
             mix, self.average.mix = self.average.mix, 0.0  # pure ReLU, as in the result
-            parts = self.held_out.float().split(self.lesson.batch)  # type: ignore[no-untyped-call]
-            held_out = float(np.mean([self._loss(self.average, self._input(part)).item() for part in parts]))
+            parts = self.held_out.split(self.lesson.batch)  # type: ignore[no-untyped-call]
+            held_out = float(np.mean([self._loss(self.average, part).item() for part in parts]))
             self.average.mix = mix
         row = {"seconds": round(self.state.seconds, 1), "step": self.state.step, "held_out": held_out}
         self.state.history.append(row | ({"loss": float(np.mean(losses))} if losses else {}))
 
     def _save(self) -> None:
         values = {
-            "lesson": json.dumps(asdict(self.lesson), sort_keys=True),
+            "lesson": self.lesson.key,
             "state": asdict(self.state),
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rounding": bool(self.lesson.readers) and not self._observing(),
         }
-        part = self.folder / "checkpoint.part"
-        torch.save(values, part)
-        part.replace(self.folder / "checkpoint.pt")
+        save_checkpoint(self.folder / "checkpoint.pt", values)
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return
         saved = torch.load(path, map_location=self.device, weights_only=True)
-        if saved["lesson"] != json.dumps(asdict(self.lesson), sort_keys=True):
+        if saved["lesson"] != self.lesson.key:
             raise ConfigError(f"{path} is of another training: remove it to begin again, or name another folder")
         self.state = State(**saved["state"])
         self.student.load_state_dict(saved["student"])

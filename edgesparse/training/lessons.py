@@ -1,13 +1,18 @@
-"""Losses of the student: scores, boxes where the teacher sees objects, and features inside the networks."""
+"""What a student learns, and its losses: scores, boxes where the teacher sees objects, features inside the networks."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from edgesparse.training.network import Network
 
 Places = tuple[int, int]
 """First channel, and the channel after the last one."""
@@ -26,6 +31,62 @@ class MapsSpec:
     objectness: int | None = None
     bins: int = 1
     softmax: bool = False
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is trained and how: the contents of `distill.json`.
+
+    `maps`, `features`: tensors of both networks that the loss compares; `spec`: the meaning of the maps' channels.
+    `blend`: Relu nodes of the student that were SiLU. `readers`, `scales_of`, `int8_layers`, `placement`: where values
+    are rounded to INT8 (QdqPlan), empty without INT8. `scale`, `mean`, `std`: how pixels 0..255 become the input.
+    Training ends after `minutes` or `steps`, whichever comes first.
+    """
+
+    maps: Sequence[str]
+    features: Sequence[str]
+    spec: MapsSpec
+    blend: Sequence[str] = ()
+    readers: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    scales_of: dict[str, str] = field(default_factory=dict)
+    int8_layers: Sequence[str] = ()
+    placement: str = "fuse"
+    scale: float = 1.0
+    mean: Sequence[float] = (0.0, 0.0, 0.0)
+    std: Sequence[float] = (1.0, 1.0, 1.0)
+    minutes: float = 10.0
+    steps: int = 1_000_000
+    batch: int = 32
+    rate: float = 5e-4
+    seed: int = 0
+
+    @classmethod
+    def load(cls, folder: Path) -> Lesson:
+        return cls.of(json.loads((folder / "distill.json").read_text()))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Lesson:
+        """Return the lesson of these values, with `spec` as a mapping."""
+        spec = {**values["spec"], **{name: tuple(values["spec"][name]) for name in ("box", "classes")}}
+        return cls(**{**values, "spec": MapsSpec(**spec)})
+
+    def input(self, pixels: Tensor) -> Tensor:
+        """Return the networks' input for pixels 0..255 [B, 3, H, W]."""
+        mean, std = (torch.tensor(v, device=pixels.device).reshape(1, 3, 1, 1) for v in (self.mean, self.std))
+        return (pixels.float() * self.scale - mean) / std
+
+    def loss(self, student: Network, teacher: Network, images: Tensor, features: Sequence[str]) -> Tensor:
+        """Return how far the student's maps and `features` are from the teacher's on the networks' input `images`."""
+        with torch.no_grad():
+            target = teacher(images)
+        own = student(images)
+        maps = [{name: values[name] for name in self.maps} for values in (own, target)]
+        return output_loss(maps[0], maps[1], self.spec) + feature_loss(own, target, features)
+
+    @property
+    def key(self) -> str:
+        """What a checkpoint must be of to be continued."""
+        return json.dumps(asdict(self), sort_keys=True)
 
 
 def joined(outputs: Mapping[str, Tensor]) -> list[Tensor]:

@@ -80,6 +80,13 @@ class Network(nn.Module):
             array = value.cpu().numpy()
             wiring.store(name, array.astype("float16") if kind == 10 else array)
 
+    def follow(self, other: Network, step: int, most: float) -> None:
+        """Move these weights, an average, towards another's: of them `most` stays per step, less in the first steps."""
+        stays = min(most, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, own in zip(self.parameters(), other.parameters(), strict=True):
+                mean.lerp_(own, 1 - stays)
+
     def magnitudes(self) -> dict[nn.Parameter, Tensor]:
         """Return how large each parameter's values are: of weights, the root mean square of an output channel's nonzero
         ones; of a bias, the norm of its channel's weights.

@@ -8,7 +8,6 @@ not fall, the training goes back to the best weights and continues more slowly.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
@@ -26,8 +25,8 @@ from edgesparse.errors import CalibrationError
 from edgesparse.progress import Progress
 from edgesparse.sparsity.reconstruct_report import Refinement
 from edgesparse.training.augment import mirrored
-from edgesparse.training.distill import Lesson
-from edgesparse.training.lessons import feature_loss, output_loss
+from edgesparse.training.distill import save_checkpoint
+from edgesparse.training.lessons import Lesson
 from edgesparse.training.network import Network
 
 HOLD_OUT = 10
@@ -149,10 +148,7 @@ class _Training:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), LARGEST)
         self._move()
-        stays = min(STAYS, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for mean, own in zip(self.average.parameters(), self.student.parameters(), strict=True):
-                mean.lerp_(own, 1 - stays)
+        self.average.follow(self.student, step, STAYS)
         return True
 
     def _move(self) -> None:
@@ -166,13 +162,7 @@ class _Training:
 
     def _loss(self, network: Network, pixels: Tensor) -> Tensor:
         lesson = self.lesson
-        mean, std = (torch.tensor(v, device=self.device).reshape(1, 3, 1, 1) for v in (lesson.mean, lesson.std))
-        images = (pixels.float() * lesson.scale - mean) / std
-        with torch.no_grad():
-            target = self.teacher(images)
-        own = network(images)
-        maps = [{name: values[name] for name in lesson.maps} for values in (own, target)]
-        return output_loss(maps[0], maps[1], lesson.spec) + feature_loss(own, target, lesson.features)
+        return lesson.loss(network, self.teacher, lesson.input(pixels), lesson.features)
 
     def _error(self) -> float:
         """The loss of the averaged weights on the images held out."""
@@ -194,16 +184,14 @@ class _Training:
         if self.checkpoint is None:
             return
         values = {name: part.state_dict() for name, part in self._parts().items()}
-        saved = self.checkpoint.with_suffix(".part")
-        torch.save({"lesson": self._key(), "state": asdict(state), **values}, saved)
-        saved.replace(self.checkpoint)
+        save_checkpoint(self.checkpoint, {"lesson": self.lesson.key, "state": asdict(state), **values})
 
     def _resumed(self) -> bool:
         """Continue from the checkpoint, if it is of this training."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return False
         saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        if saved["lesson"] != self._key():
+        if saved["lesson"] != self.lesson.key:
             return False
         for name, part in self._parts().items():
             part.load_state_dict(saved[name])
@@ -213,6 +201,3 @@ class _Training:
 
     def _parts(self) -> dict[str, Any]:
         return {"student": self.student, "average": self.average, "best": self.best, "optimizer": self.optimizer}
-
-    def _key(self) -> str:
-        return json.dumps(asdict(self.lesson), sort_keys=True)

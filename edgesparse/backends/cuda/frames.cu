@@ -65,11 +65,11 @@ DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* s
 
 // Blocks of ACROSS x GROUPS threads; the grid covers the candidates with one row per image. `summaries`, `out` and
 // `details` are in host memory.
-#define COMPACT(NAME, T, MAPS)                                                                                           \
+#define COMPACT(NAME, T, MAPS)                                                                                     \
     extern "C" __global__ void __launch_bounds__(256)                                                              \
         NAME(const Outputs* __restrict__ outputs, Count* counts, Record* records, Summary* summaries, Record* out, \
              float* details) {                                                                                     \
-        compact<T, MAPS>(*outputs, counts, records, summaries, out, details);                                            \
+        compact<T, MAPS>(*outputs, counts, records, summaries, out, details);                                      \
     }
 
 COMPACT(compact_float32, float, false)

@@ -32,24 +32,21 @@ class FallbackCheck:
 
     def tick(self, share: float, beside: Beside) -> None:
         """Start, go on, or end where `share` is 0. Call it about once per second."""
-        has_one = engines.has_fallback(beside.engine)
-        shadow, result = self._shadow, self._shadow.result if self._shadow is not None else None
-        if shadow is not None and (not share or (result is not None and result.state == "done")):
+        if self._shadow is not None and (not share or self._shadow.result.state == "done"):
             self.close()
-            shadow = result = None
-        self.why = (
-            "" if result is None or result.state != "failed" else f"the fallback cannot be compared: {result.why}"
-        )
-        if not share:
-            return
-        if not has_one:
-            self.why = "there is no other engine to compare: the fallback runs already, or the package has none"
-        elif shadow is None:
+        if self._shadow is not None:
+            self._shadow.tick()
+        elif share and engines.has_fallback(beside.engine):
             settings = ShadowSettings(share=share, frames=ROUND, boxes=1, seconds=86_400)
             request = ShadowRequest(id="0" * 8, package=str(beside.engine.package.folder), settings=settings)
             self._shadow = ShadowEngine(request, beside, fallback=True)
-        else:
-            shadow.tick()
+        self.why = self._trouble() if share else ""
+
+    def _trouble(self) -> str:
+        if self._shadow is None:
+            return "there is no other engine to compare: the fallback runs already, or the package has none"
+        result = self._shadow.result
+        return f"the fallback cannot be compared: {result.why}" if result.state == "failed" else ""
 
     def state(self) -> dict[str, Any] | None:
         """Return the JSON-compatible state, None while none runs."""

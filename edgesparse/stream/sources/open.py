@@ -83,34 +83,35 @@ def open_source(spec: str | int | Path, **arguments: Unpack[SourceArguments]) ->
     remember_address(text)
     if "\0" in text:
         raise SourceError("no source: its name contains a NUL byte")
-    for pattern, open_kind in KINDS:
-        if match := re.fullmatch(pattern, text, re.DOTALL):
-            if printable(text) != text:
-                raise SourceError(f"cannot open {printable(redact(text))}: an address or device is UTF-8 text")
-            return open_kind(match, options)
-    return _open_files(text, options)
+    if (kind := _kind(text)) is None:
+        return _open_files(text, options)
+    if printable(text) != text:
+        raise SourceError(f"cannot open {printable(redact(text))}: an address or device is UTF-8 text")
+    open_kind, match = kind
+    return open_kind(match, options)
 
 
 def check_source(spec: str) -> None:
     """Raise SourceError if `spec` is no source. Files are opened; of an address, only its text is checked."""
-    open_kind = _kind(spec)
-    if open_kind is None:
+    kind = _kind(spec)
+    if kind is None:
         open_source(spec).close()
-    elif open_kind is _open_address:
+    elif kind[0] is _open_address:
         check_url(spec)
 
 
 def source_kind(spec: str) -> str:
     """Return `device`, `demo`, `csi`, the scheme of an address, or `file`: what `open_source` would open."""
-    open_kind = _kind(spec)
-    if open_kind is None:
+    kind = _kind(spec)
+    if kind is None:
         return "file"
-    return _LOCAL.get(open_kind) or spec.partition("://")[0].lower()
+    return _LOCAL.get(kind[0]) or spec.partition("://")[0].lower()
 
 
-def _kind(spec: str) -> Callable[[re.Match[str], SourceOptions], Source] | None:
-    """What opens `spec`, None for files."""
-    return next((open_kind for pattern, open_kind in KINDS if re.fullmatch(pattern, spec, re.DOTALL)), None)
+def _kind(spec: str) -> tuple[Callable[[re.Match[str], SourceOptions], Source], re.Match[str]] | None:
+    """What opens `spec`, and the match that it takes; None for files."""
+    matches = ((open_kind, re.fullmatch(pattern, spec, re.DOTALL)) for pattern, open_kind in KINDS)
+    return next(((open_kind, match) for open_kind, match in matches if match), None)
 
 
 def _open_number(match: re.Match[str], options: SourceOptions) -> Source:
