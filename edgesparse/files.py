@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -126,6 +127,16 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
     path.mkdir(mode, parents=True, exist_ok=True)
     for folder in missing:
         sync_folder(folder.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Check that files can be created in a folder, or where it would be created. Raises OSError.
+
+    A file without a name is created, where the file system can: permissions alone do not show a read-only one.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    with tempfile.TemporaryFile(dir=existing):
+        pass
 
 
 def sync_folder(folder: Path) -> None:

@@ -28,7 +28,8 @@ def verbs_page() -> str:
     """Every verb with its usage, help and options."""
     parts = [
         f"{MARK}# Verbs\n\nSource: `edgesparse/cli/`. The same text is printed by `edgesparse VERB --help`. "
-        "Exit codes are in [exit-codes.md](exit-codes.md).\n"
+        "Exit codes are in [exit-codes.md](exit-codes.md). Missing folders of outputs are created; existing files are "
+        "only overwritten with `--force`.\n"
     ]
     context = click.Context(verbs, info_name="edgesparse")
     for command, inner in _commands(verbs, context):

@@ -123,11 +123,10 @@ BOARD = """\
 
 
 class Checkout:
-    """A copy of the package, and a folder to work in."""
+    """A copy of the package. Commands run in its folder, which Python searches before any other."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.work = root, root / "work"
-        self.work.mkdir()
+        self.root = root
         shutil.copytree(ROOT / "edgesparse", root / "edgesparse", ignore=shutil.ignore_patterns("__pycache__"))
         self.environment = {**os.environ, "PYTHONPATH": str(root), "EDGESPARSE_STATE": str(root / "state")}
 
@@ -151,7 +150,7 @@ class Checkout:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         ended = subprocess.run(
             self.command(*arguments),
-            cwd=self.work,
+            cwd=self.root,
             env=self.environment,
             capture_output=True,
             text=True,
@@ -176,9 +175,9 @@ def test_a_head(checkout: Checkout) -> None:
     evidence = '    def evidence(self, layout, sample):\n        return edgesparse.Evidence(3, "rows")\n'
     checkout.add("runtime/heads/squares.py", own_heads.SOURCE + evidence)
     checkout.enter("head_table.py", "HEADS = {", '    "squares": "edgesparse.runtime.heads.squares:Squares",')
-    squares.detector(checkout.work / "squares.onnx")
+    squares.detector(checkout.root / "squares.onnx")
     assert "head: squares" in checkout.run("recipe", "squares.onnx", "-o", "-").stdout
-    cv2.imwrite(str(checkout.work / "image.png"), squares.image([(1, 2, 0), (5, 5, 1)]))
+    cv2.imwrite(str(checkout.root / "image.png"), squares.image([(1, 2, 0), (5, 5, 1)]))
     record = json.loads(checkout.run("run", "squares.onnx", "--source", "image.png", "--jsonl", "-").stdout)
     assert len(record["detections"]) == 2
 
@@ -210,8 +209,8 @@ def test_a_sink(checkout: Checkout) -> None:
         "        edgesparse.run(source, detector, sinks, limit=3)\n"
     )
     command = [sys.executable, "-c", program]
-    subprocess.run(command, cwd=checkout.work, env=checkout.environment, check=True, timeout=120)
-    assert (checkout.work / "tally.txt").read_text().startswith("3 frames, ")
+    subprocess.run(command, cwd=checkout.root, env=checkout.environment, check=True, timeout=120)
+    assert (checkout.root / "tally.txt").read_text().startswith("3 frames, ")
 
 
 def test_an_output(checkout: Checkout) -> None:
@@ -220,22 +219,22 @@ def test_an_output(checkout: Checkout) -> None:
     checkout.enter(
         "service/outputs/table.py", "OUTPUTS", '    "log": Log,', "from edgesparse.service.outputs.log import Log"
     )
-    settings = checkout.work / "device.yaml"
+    settings = checkout.root / "device.yaml"
     settings.write_text(
         "run: {cameras: [{name: belt, source: demo}]}\n"
         "service: {web: {enabled: false}, log: {folder: topic, partitions: 1}}\n"
     )
     command = checkout.command("run", "demo", "--service", "--settings", str(settings))
-    with subprocess.Popen(command, cwd=checkout.work, env=checkout.environment, stderr=subprocess.PIPE) as service:
+    with subprocess.Popen(command, cwd=checkout.root, env=checkout.environment, stderr=subprocess.PIPE) as service:
         try:
             deadline = time.monotonic() + 120
-            while not _lines(checkout.work / "topic" / "0.log"):
+            while not _lines(checkout.root / "topic" / "0.log"):
                 assert service.poll() is None and time.monotonic() < deadline
                 time.sleep(0.2)
         finally:
             service.send_signal(signal.SIGTERM)
             service.communicate(timeout=30)
-    record = json.loads(_lines(checkout.work / "topic" / "0.log")[0])
+    record = json.loads(_lines(checkout.root / "topic" / "0.log")[0])
     assert record["camera"] == "belt" and "detections" in record
 
 
@@ -252,8 +251,8 @@ def test_a_board(checkout: Checkout) -> None:
 def test_a_backend(checkout: Checkout) -> None:
     checkout.add("backends/mirror.py", BACKEND)
     checkout.enter("backend_table.py", "BACKENDS = {", '    "mirror": "edgesparse.backends.mirror:MirrorBackend",')
-    shutil.copy(ROOT / "edgesparse" / "demo" / "parts_dense.onnx", checkout.work / "detector.onnx")
-    (checkout.work / "detector.yaml").write_text("model: detector.onnx\nbuild: {backend: mirror}\n")
+    shutil.copy(ROOT / "edgesparse" / "demo" / "parts_dense.onnx", checkout.root / "detector.onnx")
+    (checkout.root / "detector.yaml").write_text("model: detector.onnx\nbuild: {backend: mirror}\n")
     checkout.run("build", "detector.yaml")
-    manifest = checkout.work / "engines" / "detector" / "current" / "manifest.json"
+    manifest = checkout.root / "engines" / "detector" / "current" / "manifest.json"
     assert json.loads(manifest.read_text())["backend"] == "mirror"

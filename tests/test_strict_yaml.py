@@ -156,13 +156,13 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(VALUES)
 def test_json_is_read_as_json(value: Any) -> None:
     assert load(json.dumps(value).encode()) == value
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(VALUES)
 def test_a_dumped_value_is_read_unchanged(value: Any) -> None:
     assert load(dump(value).encode()) == value
@@ -177,7 +177,7 @@ def test_text_is_quoted_if_it_would_be_read_as_another_type(text: str) -> None:
     assert load(dump([text]).encode()) == [text] and load(dump({text: text}).encode()) == {text: text}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text("ab:-?[]{},#&*!|>'\"%@`~ \n\t<01.", max_size=60).map(str.encode) | st.binary(max_size=60))
 def test_any_bytes_give_a_value_or_a_yaml_error(data: bytes) -> None:
     try:
@@ -188,7 +188,7 @@ def test_any_bytes_give_a_value_or_a_yaml_error(data: bytes) -> None:
         json.dumps(value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.from_regex("[a-z]{1,5}", fullmatch=True), st.from_regex("[a-z ]{1,8}", fullmatch=True)))
 def test_plain_documents_are_read_like_pyyaml_does(value: dict[str, str]) -> None:
     assert load(yaml.safe_dump(value).encode()) == value

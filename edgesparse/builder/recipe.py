@@ -10,7 +10,7 @@ from edgesparse.builder.prepare import find_head, layout_of, open_static, specif
 from edgesparse.classes import coco_names
 from edgesparse.config import DetectorSpec, parse
 from edgesparse.errors import ConfigError
-from edgesparse.files import replace_text
+from edgesparse.files import make_folder, replace_text
 from edgesparse.head_table import head_file
 from edgesparse.model import load as models
 from edgesparse.runtime.heads.recognize import names_in
@@ -95,6 +95,7 @@ def write_recipe(
 
 def _write(output: Path, text: str) -> None:
     try:
+        make_folder(output.parent)
         replace_text(output, text)
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from None

@@ -56,6 +56,8 @@ from edgesparse.version import VERSION
 def verbs(context: click.Context) -> None:
     """Build and run fast, 2:4-sparse YOLO-style detectors on small devices.
 
+    Outputs: missing folders are created; existing files are only overwritten with --force.
+
     Exit codes: 0 done, 1 refused or not met, 2 wrong use, 3 the machine lacks something.
     """
     if context.invoked_subcommand is None:

@@ -27,7 +27,7 @@ COLUMNS = ("layer", "op", "weights", "state", "notes", "MACs M", "%", "KB", "zer
 @click.command()
 @click.argument("target", type=options.TARGET, metavar="MODEL.onnx|RECIPE.yaml|PACKAGE|ENGINE")
 @options.device
-@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Set the shape of an input.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Set an input's open shape.")
 @options.html
 @options.force
 @options.as_json
@@ -48,6 +48,8 @@ def inspect(
     from edgesparse.tasks.inspect import inspect_file
 
     inputs = dict(_shape(text) for text in shapes)
+    if len(inputs) < len(shapes):
+        raise click.UsageError("--shape: found two shapes for an input, needed one")
     with progress() as advance:
         result = inspect_file(target, device, inputs, html, force, advance)
     for note in result.report.notes:

@@ -36,7 +36,11 @@ def status(root: Path | None, status: Path | None, history: int, as_json: bool) 
     for name in ("running", "other"):
         click.echo(redact_text(f"{name}: {_slot(state[name])}"))
     service = state["service"]
-    click.echo(redact_text(f"service: {_service(service, state['healthy']) if service else 'no status'}"))
+    click.echo(
+        redact_text(
+            f"service: {_service(service, state['healthy']) if service else 'no status: ' + state['no_service']}"
+        )
+    )
     if going := state["under_way"]:
         click.echo(redact_text(f"under way: {going['verb']}, {going.get('progress') or going['step']}"))
     rows = [(date(event.get("time", 0)), *(event.get(key, "") for key in COLUMNS[1:])) for event in events]

@@ -16,7 +16,7 @@ from edgesparse.builder.prepare import prepare, with_batch
 from edgesparse.builder.targets import recipe_of
 from edgesparse.config import Recipe
 from edgesparse.errors import ConfigError
-from edgesparse.files import replacing
+from edgesparse.files import make_folder, replacing
 from edgesparse.fleet import bundle, selftest
 from edgesparse.fleet.bundle import BundleFile, BundleManifest
 from edgesparse.fleet.keys import PrivateKey
@@ -108,6 +108,7 @@ def _time(epoch: str | None, used: Sequence[Path]) -> int:
 
 def _write(out: Path, manifest: BundleManifest, key: PrivateKey, files: dict[str, Path]) -> None:
     try:
+        make_folder(out.parent)
         with replacing(out, synced=True) as file:
             bundle.write(file, manifest, key, files)
     except OSError as error:

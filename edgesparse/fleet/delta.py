@@ -18,7 +18,7 @@ from typing import Annotated, BinaryIO, Literal
 from pydantic import Field
 
 from edgesparse.errors import ConfigError, DeployError, SignatureError
-from edgesparse.files import replacing
+from edgesparse.files import make_folder, replacing
 from edgesparse.fleet import bundle, coding
 from edgesparse.fleet.bundle import BundleFile, BundleManifest, Head, Sha256, Signed
 from edgesparse.fleet.keys import PrivateKey, PublicKey
@@ -180,6 +180,7 @@ def _write(base: Base, after: Path, head: Head, target: Target) -> DeltaManifest
         files=tuple(BundleFile(name=n, size=p.stat().st_size, sha256=sha256(p)) for n, p in coded.items()),
     )
     try:
+        make_folder(target.out.parent)
         with replacing(target.out, synced=True) as out:
             bundle.write_signed(out, manifest.model_dump_json(indent=1).encode(), manifest.files, target.key, coded)
     except OSError as error:

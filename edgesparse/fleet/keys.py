@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from edgesparse.errors import BackendUnavailable, ConfigError, SignatureError
-from edgesparse.files import Check, create, foreign_owner, read_checked
+from edgesparse.files import Check, create, foreign_owner, make_folder, read_checked, require_writable
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -99,13 +99,15 @@ def new(path: Path, days: int | None) -> PublicKey:
 
 
 def _new_files(path: Path) -> tuple[Path, Path]:
-    """Return the files of a new key. Raises ConfigError if either exists, or their folder does not."""
+    """Return the files of a new key. Raises ConfigError if either exists, or their folder cannot be written to."""
     files = _files(path)
     for file in files:
         if file.exists():
             raise ConfigError(f"{file} exists: keys are never overwritten; choose another name")
-    if not path.parent.is_dir():
-        raise ConfigError(f"no folder {path.parent}: create it, or name another")
+    try:
+        require_writable(path.parent)
+    except OSError as error:
+        raise ConfigError(f"cannot write to folder {path.parent}: {error.strerror}; name another") from None
     return files
 
 
@@ -119,7 +121,7 @@ def rotate(old: Path, path: Path, days: int | None, overlap: int, folder: Path) 
         raise ConfigError(f"{folder} is not empty: name a new folder")
     _new_files(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)  # before there is a key that lacks its public halves
+        make_folder(folder)  # before there is a key that lacks its public halves
     except OSError as error:
         raise ConfigError(f"cannot create {folder}: {error.strerror}") from None
     after = new(path, days)
@@ -226,6 +228,7 @@ def _pem(data: bytes) -> bytes:
 def _write(path: Path, text: str, mode: int) -> None:
     """Create a file atomically, without ever overwriting one."""
     try:
+        make_folder(path.parent)
         create(path, text.encode(), mode)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from edgesparse import device
@@ -20,9 +21,10 @@ OLD = 10.0
 
 def status(root: Root, service: ServiceControl) -> dict[str, Any]:
     """Return the device's state, with None for anything that does not exist. `running` and `other`: the two slots'
-    records. `service`: its newest status, if recent. `healthy`: whether that is good and belongs to the package that
-    should run. `last`: the newest event of the history. `under_way`: the journal of a deploy that is in progress or was
-    interrupted, and its `progress` in words while it runs. `damaged`: why state files cannot be used.
+    records. `service`: its newest status, if recent; else `no_service` says why there is none. `healthy`: whether that
+    is good and belongs to the package that should run. `last`: the newest event of the history. `under_way`: the
+    journal of a deploy that is in progress or was interrupted, and its `progress` in words while it runs. `damaged`:
+    why state files cannot be used.
 
     Raises DeployError if the folder cannot be read.
     """
@@ -38,11 +40,15 @@ def _status(root: Root, service: ServiceControl) -> dict[str, Any]:
     current, journal, history = root.current(), root.journal(), root.history()
     running = _slot(current)
     snapshot = health.read(service.status)
-    recent = snapshot[1] if snapshot and abs(time.time() - snapshot[0] / 1e9) < OLD else None
+    if snapshot and health.parse(snapshot[1]) is None:
+        snapshot = None
+    missing = _missing(service.status, snapshot)
+    recent = snapshot[1] if snapshot and not missing else None
     return {
         "running": running,
         "other": _slot(root.other()),
         "service": recent,
+        "no_service": missing,
         "healthy": _healthy(running, recent) if snapshot else None,
         "last": history[-1] if history else None,
         "under_way": {**(asdict(journal) if journal else {}), **(under_way.read(service.status) or {})} or None,
@@ -50,6 +56,16 @@ def _status(root: Root, service: ServiceControl) -> dict[str, Any]:
         "edgesparse": VERSION,
         "machine": device.probe().named(),
     }
+
+
+def _missing(path: Path, snapshot: tuple[int, dict[str, Any]] | None) -> str | None:
+    """Return why the service has no recent status; `snapshot`: what the file holds."""
+    if snapshot is None and not path.exists():
+        return f"found no file {path}, which a running service writes every second"
+    if snapshot is None:
+        return f"{path} is not a status of a service: name the status.json that 'run --service' writes"
+    age = abs(time.time() - snapshot[0] / 1e9)
+    return f"{path} is {age:.0f} s old: the service has stopped or hangs" if age >= OLD else None
 
 
 def _slot(slot: DeploySlot | None) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from edgesparse.errors import SparsityError
+from edgesparse.errors import ModelError, SparsityError
 from edgesparse.model.check import require_finite
 from edgesparse.model.layers import NOT_FINITE, layer_name, layer_nodes, sharers
 from edgesparse.model.weights import Weight, weight_of
@@ -72,8 +72,8 @@ def prune(
 
     With `permute`, channels are reordered first, so that more magnitude is kept; `progress` reports that search.
     Layers that share weights are pruned once, all of them or none. A layer that is already 2:4 is not changed.
-    Raises SparsityError, with the model unchanged, where a name matches no layer, a named layer cannot be 2:4, weights
-    are not finite, or no layer is eligible.
+    Raises, with the model unchanged, ModelError where a name matches no layer, and SparsityError where a named layer
+    cannot be 2:4, weights are not finite, or no layer is eligible.
     """
     require_finite(model)
     wiring = Wiring(model.graph)
@@ -129,7 +129,7 @@ def _check_names(names: Collection[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             near = get_close_matches(name, known, 1)
-            raise SparsityError(f"no layer {name!r} in this model" + (f": did you mean {near[0]!r}?" if near else ""))
+            raise ModelError(f"no layer {name!r} in this model" + (f": did you mean {near[0]!r}?" if near else ""))
 
 
 def _check_sharers(wiring: Wiring, node: NodeProto, weight: Weight, names: Collection[str] | None) -> None:

@@ -15,11 +15,12 @@ from edgesparse.builder.prepare import detector_spec
 from edgesparse.compress.lesson import StudentOptions, read_result, write_lesson
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import ConfigError
+from edgesparse.files import make_folder
 from edgesparse.model.load import Model, load, save
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images, need_torch, pixels_of
-from edgesparse.tasks.writing import check_outputs, write
+from edgesparse.tasks.writing import check_folder, check_outputs, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,8 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
     recipe = as_recipe(target, options.names)
     inputs = [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])]
     check_outputs((output,), options.force, [*inputs, *([options.student] if options.student else [])])
+    folder = options.state or output.with_name(f".{output.name}.distill")
+    check_folder(folder)
     labels = options.annotated.read() if options.annotated else None
     need_torch("distill")
     progress("reading the model", 0, 0)
@@ -87,7 +90,6 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
     spec = detector_spec(teacher, recipe)
     scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
     before = scorer.reference(teacher) if scorer else None
-    folder = options.state or output.with_name(f".{output.name}.distill")
     trained, report = _train(folder, teacher, spec, options, progress)
     after = scorer(trained) if scorer else None
     progress("writing", 0, 0)
@@ -108,10 +110,7 @@ def _train(
     if len(pixels) < 2:
         raise ConfigError(f"found {len(pixels)} image, needed two or more: one judges, the others train")
     student = load(options.student) if options.student else teacher
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write to {folder}: {error.strerror}") from None
+    make_folder(folder)
     write_lesson(folder, teacher, student, pixels, spec, options.changes)
     distill(folder, progress)
     return read_result(folder)

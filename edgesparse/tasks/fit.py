@@ -23,7 +23,7 @@ from edgesparse.tasks.fit_reference import reference_boxes
 from edgesparse.tasks.fit_report import AGREEMENT, MAP, FitReport, Rung, page
 from edgesparse.tasks.fit_steps import FitOptions, Network, NotWorthIt, Settings
 from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, read_annotations
-from edgesparse.tasks.writing import write
+from edgesparse.tasks.writing import check_folder, write
 
 LEAST = 0.01
 """The saving, as a share of the predicted time, below which a step is not kept."""
@@ -102,8 +102,7 @@ def _without_labels(base: Network, settings: Settings, folder: Path, progress: P
 
 
 def _check_folder(output: Path, force: bool) -> None:
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output} is a file: name a folder")
+    check_folder(output)
     if output.exists() and not (output / "costs.json").exists() and any(output.iterdir()):
         raise ConfigError(f"{output} holds other files: name an empty folder, or that of an interrupted fit")
     if (output / "fit.json").exists() and not force:

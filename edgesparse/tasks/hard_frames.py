@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.errors import ConfigError
-from edgesparse.files import sync_folder
+from edgesparse.files import make_folder, sync_folder
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.labels.coco import SUGGESTIONS
 from edgesparse.service.monitor.hard_files import HardFrame, read_frames
+from edgesparse.tasks.writing import check_folder
 
 IMAGES, MANIFEST, SUGGESTED = "images", "manifest.jsonl", "suggestions.json"
 
@@ -42,9 +43,9 @@ def export(folder: Path, out: Path, progress: Progress = quiet) -> HardReport:
     """
     if out.exists():
         raise ConfigError(f"{out} already exists: name another folder")
-    if not out.parent.is_dir():
-        raise ConfigError(f"no folder {out.parent}: create it, or name another")
+    check_folder(out.parent)
     try:
+        make_folder(out.parent)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".edgesparse-") as part:
             report = _write(folder, Path(part) / "new", out, progress)
             (Path(part) / "new").rename(out)

@@ -55,6 +55,18 @@ def _input_of(recipe: Recipe, model: Model) -> dict[str, tuple[int, ...]]:
     return {described.image: (recipe.build.batch.opt, 3, *size)}
 
 
+def _check_fixed(model: Model, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise ModelError for a shape that differs from what the model fixes; `shapes` refuses unknown names."""
+    declared = info(model).inputs
+    for name, shape in shapes.items():
+        fixed = declared.get(name, ())
+        if len(fixed) == len(shape) and any(
+            size not in (None, needed) for size, needed in zip(fixed, shape, strict=True)
+        ):
+            actual, needed = ("x".join("?" if size is None else str(size) for size in each) for each in (fixed, shape))
+            raise ModelError(f"input {name!r} is {actual}, not {needed}: leave out its shape, or export it so")
+
+
 def inspect_file(
     target: Target,
     device: str | None = None,
@@ -69,6 +81,7 @@ def inspect_file(
     check_outputs((html,), force, [recipe.model, *([] if isinstance(target, Recipe) else [Path(target)])])
     progress("reading the model", 0, 0)
     model = load(recipe.model)
+    _check_fixed(model, shapes or {})
     inputs = _input_of(recipe, model) | {name: tuple(shape) for name, shape in (shapes or {}).items()}
     assumed = assumed_shapes(model, inputs)
     inputs |= assumed

@@ -38,7 +38,7 @@ from edgesparse.tasks.inputs import (
     read_annotations,
     read_model,
 )
-from edgesparse.tasks.writing import check_outputs, write
+from edgesparse.tasks.writing import check_folder, check_outputs, write
 
 PruneMethod = Literal["magnitude", "reconstruct", "channels"]
 Report = PruneReport | ReconstructReport | NarrowReport
@@ -230,8 +230,8 @@ def _scored(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[
     source = str(options.images)
     check_images(source)
     state = None if options.state is None else Path(options.state)
-    if state is not None and state.exists() and not state.is_dir():
-        raise ConfigError(f"--state {state} is a file: name a folder")
+    if state is not None:
+        check_folder(state)
     labels = read_annotations(options.annotations, options.annotated_images)
     return read_model(recipe, source, options.count, labels, progress, options.method == "channels"), state
 

@@ -216,13 +216,15 @@ def _least(options: QuantizeOptions, before: float | None) -> float:
 
 
 def _scales(path: Path | None) -> dict[str, float] | None:
-    """Return the scales in a TensorRT calibration table. Raises CalibrationError if it cannot be read."""
+    """Return the scales in a TensorRT calibration table. Raises CalibrationError, naming it, if it cannot be read."""
     if path is None:
         return None
     try:
         return dict(calibration_table.read(path.read_bytes()).scales)
     except OSError as error:
         raise CalibrationError(f"cannot read {path}: {error.strerror}") from None
+    except CalibrationError as error:
+        raise CalibrationError(f"{path}: {error}") from None
 
 
 def _save_checked(model: Model, images: ImageBatches, path: Path) -> None:

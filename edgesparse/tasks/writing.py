@@ -1,4 +1,7 @@
-"""Output files: checked before any work, never overwritten without `force`, never left half-written."""
+"""Output files: checked before any work, never overwritten without `force`, never left half-written.
+
+Their missing folders are created when they are written.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edgesparse.errors import ConfigError
+from edgesparse.files import make_folder, require_writable
 
 
 def check_outputs(outputs: Iterable[Path | None], force: bool, inputs: Iterable[Path] = ()) -> None:
     """Check the files to be written; None stands for an output that was not requested.
 
-    Raises ConfigError if one exists without `force`, is a folder or an input, is named twice, or its folder is
-    missing or cannot be written to.
+    Raises ConfigError if one exists without `force`, is a folder or an input, is named twice, or its folder can be
+    neither written to nor created.
     """
     taken = {os.path.realpath(path): "is an input" for path in inputs}
     for path in outputs:
@@ -26,19 +30,18 @@ def check_outputs(outputs: Iterable[Path | None], force: bool, inputs: Iterable[
             raise ConfigError(f"cannot write {path}: it {reason}; name another file")
         if path.exists() and not force:
             raise ConfigError(f"{path} already exists: pass --force to overwrite it, or name another file")
-        if not path.parent.is_dir():
-            raise ConfigError(f"no folder {path.parent}: create it, or name another")
-        _require_writable(path)
+        check_folder(path.parent)
         taken[os.path.realpath(path)] = "is the target of two outputs"
 
 
-def _require_writable(path: Path) -> None:
-    """Create a file without a name where `path` is to be: permissions alone do not show a read-only file system."""
+def check_folder(folder: Path) -> None:
+    """Raise ConfigError unless files can be created in `folder`, which need not exist yet."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: name a folder")
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        require_writable(folder)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; name another folder") from None
+        raise ConfigError(f"cannot write to folder {folder}: {error.strerror}; name another") from None
 
 
 def write(output: Path, save: Callable[[Path], object]) -> None:
@@ -47,6 +50,7 @@ def write(output: Path, save: Callable[[Path], object]) -> None:
     `save` writes the path that it is called with, and may write more files next to it. Raises ConfigError.
     """
     try:
+        make_folder(output.parent)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".edgesparse-") as folder:
             save(Path(folder) / output.name)
             for file in sorted(Path(folder).iterdir(), reverse=True):

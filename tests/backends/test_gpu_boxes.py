@@ -114,7 +114,7 @@ runs = st.fixed_dictionaries(
 @given(st.lists(st.lists(placed, max_size=126), min_size=2, max_size=2), runs)
 @example([[(20, 20, 10, 10, [0.5, 0.5, 0.5])] * 126, []], {"multi_label": True})
 @example([[(i % 40, i % 37, 4, 2, [0.5, 0.9, 0.75])] * 1 for i in range(2)], {"agnostic": True, "multi_label": True})
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nms_of_equal_scores(fake: Fake, tmp_path: Path, images: Any, run: dict[str, Any]) -> None:
     same_as_opencv(fake, tmp_path, images, conf=0.5, **run)
 

@@ -44,7 +44,7 @@ def possible(size: tuple[int, int], pixels: Pixels) -> tuple[int, int]:
 @example((128, 192), "bgr", "centre", "rgb")  # half, which OpenCV resizes differently
 @example((64, 96), "yuyv", "centre", "rgb")
 @example((1, 1), "bgr", "centre", "rgb")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_pixels_are_opencvs(
     fake: Fake, tmp_path: Path, size: tuple[int, int], pixels: Pixels, letterbox: Any, colour: Any
 ) -> None:
@@ -69,7 +69,7 @@ def test_pixels_are_opencvs(
 @example((128, 192), "bgr", "rgb", False)  # half: many means are halves
 @example((300, 2), "rgb", "bgr", True)
 @example((1, 1), "bgr", "rgb", False)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_cropped_frames_are_resized_with_antialiasing(
     fake: Fake, tmp_path: Path, size: tuple[int, int], pixels: Pixels, colour: Any, locked: bool
 ) -> None:
@@ -119,7 +119,7 @@ def test_a_batch_takes_frames_of_any_size_and_kind(fake: Fake, tmp_path: Path, b
                 assert np.abs(fake.seen[i] - expected(frame, kind, spec)).max() * 255 <= 2.01, (turn, i)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 3))
 @example(3, 360, 0)
 @example(6, 360, 0)

@@ -73,7 +73,7 @@ def test_builds_at_once_lose_nothing(tmp_path: Path) -> None:
     assert len(timed(tmp_path / "cache")) == 120
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_a_damaged_file_is_ignored_and_written_anew(tmp_path_factory: Any, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("cache") / "cache"

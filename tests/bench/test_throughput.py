@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesparse.backends import backend
@@ -42,7 +42,6 @@ def test_an_engine_that_fails_ends_all_streams(tmp_path: Path) -> None:
         run_busy([good, bad], 5)
 
 
-@settings(deadline=None)
 @given(st.floats(0.0005, 0.03))
 def test_one_stream_carries_as_many_as_fit_into_a_period(seconds: float) -> None:
     most = int((1 - 1e-9) / 30 / seconds)
@@ -50,7 +49,6 @@ def test_one_stream_carries_as_many_as_fit_into_a_period(seconds: float) -> None
     assert not carries(np.array([seconds]), 1, 1, LONG, int(1.2 * most) + 2)
 
 
-@settings(deadline=None)
 @given(st.floats(0.001, 0.05), st.integers(1, 4), st.integers(1, 3), st.integers(1, 30))
 def test_more_streams_a_larger_batch_or_more_patience_never_carry_less(
     seconds: float, batch: int, streams: int, count: int

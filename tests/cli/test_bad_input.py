@@ -222,10 +222,10 @@ def test_bad_input(
         (["keys"], "needed a command: new, public, rotate, show (see 'edgesparse keys --help')"),
         (
             ["recipe", "m.onnx", "-o", "/proc/x.yaml"],
-            "cannot write /proc/x.yaml: No such file or directory; name another",
+            "cannot write to folder /proc: No such file or directory; name another",
         ),
         (["bundle", "m.onnx", "-o", "b.esb", "--key", "k", "--version", "one"], "needed numbers separated by dots"),
-        (["keys", "new", "a/b/c"], "no folder a/b: create it, or name another"),
+        (["keys", "new", "/proc/a/c"], "cannot write to folder /proc/a: No such file or directory; name another"),
         (["run", "m.onnx", "--conf", "high"], "Invalid value for '--conf': 'high' is not a valid number."),
         (["run", "m.onnx", "--tiles", "640,2"], "needed at most 0.9"),
         (["run", "m.onnx", "--conf", "2"], "Invalid value for '--conf': 2.0 is not in the range 0<=x<=1."),

@@ -66,6 +66,8 @@ def test_inspect_takes_the_input_size_of_a_recipe(edgesparse: Command, model: Pa
     squares.detector(model)
     ended = edgesparse("inspect", recipe)
     assert ended.code == 2 and "the input is 64x64, input.size is 32x64: make them equal" in ended.message
+    ended = edgesparse("inspect", model, "--shape", f"{onnx.load(model).graph.input[0].name}=1x3x32x32")
+    assert ended.code == 2 and "is 1x3x64x64, not 1x3x32x32: leave out its shape" in ended.message
 
 
 def test_inspect_predicts_that_sparsity_can_pay(edgesparse: Command, model: Path) -> None:
@@ -126,12 +128,16 @@ def test_prune_writes_a_2to4_model_and_warns(edgesparse: Command, model: Path, t
         (["inspect", "none.onnx"], 2, "no model"),
         (["inspect", "{model}", "--device", "orin-nan-8gb"], 2, "did you mean orin-nano-8gb"),
         (["inspect", "{model}", "--shape", "x=0x3"], 2, "NAME=SIZES"),
-        (["inspect", "{model}", "--html", "none/page.html"], 2, "no folder"),
+        (
+            ["inspect", "{model}", "--html", "/proc/none/page.html"],
+            2,
+            "cannot write to folder /proc/none: No such file",
+        ),
         (["prune", "{model}", "-o", "{model}", "--force"], 2, "it is an input"),
         (["prune", "{model}", "-o", "out.onnx", "--method", "reconstruct"], 2, "--images"),
         (["prune", "{model}", "-o", "out.onnx", "--max-drop", "1"], 2, "--max-drop needs --method reconstruct"),
         (["prune", "{model}", "-o", "out.onnx", "--layers", "auto"], 2, "--layers auto needs --method reconstruct"),
-        (["prune", "{model}", "-o", "out.onnx", "--layers", "secnd"], 1, "did you mean 'second'"),
+        (["prune", "{model}", "-o", "out.onnx", "--layers", "secnd"], 2, "did you mean 'second'"),
         (["prune", "{model}", "-o", "out.onnx", "--layers", "first <1>"], 1, "first layer"),
     ],
 )

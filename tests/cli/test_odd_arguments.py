@@ -57,6 +57,22 @@ def test_a_target_that_is_none(edgesparse: Command, tmp_path: Path, verb: tuple[
     assert contents(tmp_path) == before
 
 
+CREATED = [
+    ("recipe", "deep.onnx", "-o", "new/a/out"),
+    ("inspect", "deep.onnx", "--html", "new/a/out"),
+    ("slim", "deep.onnx", "-o", "new/a/out"),
+    ("keys", "new", "new/a/out"),
+]
+
+
+@pytest.mark.parametrize("arguments", CREATED, ids=[case[0] for case in CREATED])
+def test_missing_folders_of_outputs_are_created(
+    edgesparse: Command, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    assert edgesparse(*arguments).code == 0 and [*(tmp_path / "new/a").glob("out*")]
+    assert "cannot write to folder /proc/new: " in edgesparse(*arguments[:-1], "/proc/new/out").message
+
+
 OVERWRITE = [
     (("prune", "deep.onnx", "-o", "deep.onnx"), "cannot write deep.onnx: it is an input"),
     (("prune", "deep.onnx", "-o", "images/../deep.onnx"), "it is an input"),
@@ -67,7 +83,7 @@ OVERWRITE = [
     (("recipe", "deep.onnx", "-o", "images"), "images is a folder: name a file"),
     (("inspect", "deep.onnx", "--html", "deep.onnx"), "it is an input"),
     (("bundle", "deep.onnx", "-o", "binary.key", "--key", "binary.key"), "it is an input"),
-    (("bundle", "deep.onnx", "-o", "nowhere/x.esb", "--key", "binary.key"), "no folder nowhere: create it"),
+    (("bundle", "deep.onnx", "-o", "deep.onnx/x.esb", "--key", "binary.key"), "deep.onnx is a file: name a folder"),
     (("demo", "export", "images", "--count", "1"), "images exists and is not a demo export"),
     (("demo", "export", "deep.onnx", "--count", "1"), "deep.onnx exists and is not a demo export"),
     (("run", "deep.onnx", "--source", "images", "--jsonl", "x", "--coco", "x"), "x is the target of two outputs"),

@@ -87,8 +87,9 @@ def test_resumed_after_a_kill_it_writes_the_same_file(
         (["--device", "orin-nano-8gb"], 2, "needs labeled data to score on"),
         (["--layers", "side1", "--share", "0.5"], 2, "--layers side1 names what to prune"),
         (["--device", "orin-nan-8gb", "--share", "0.5"], 2, "did you mean orin-nano-8gb"),
-        (["--html", "none/page.html"], 2, "no folder none"),
-        (["--layers", "sde1"], 1, "did you mean 'side1'"),
+        (["--html", "side.onnx/page.html"], 2, "side.onnx is a file: name a folder"),
+        (["--state", "/proc/state"], 2, "cannot write to folder /proc/state: No such file or directory; name another"),
+        (["--layers", "sde1"], 2, "did you mean 'side1'"),
     ],
 )
 @pytest.mark.usefixtures("images")

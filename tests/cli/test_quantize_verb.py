@@ -130,9 +130,9 @@ def test_kept_layers_and_warnings_are_printed(edgesparse: Command, detector: Pat
         (("--images", "nowhere"), 2, "nowhere"),
         ((*IMAGES, "--keep", "evn"), 2, "did you mean 'even'?"),
         ((*IMAGES, "--html", "deep.onnx"), 2, "cannot write deep.onnx: it is an input"),
-        ((*IMAGES, "--table", "no/folder.cache"), 2, "no folder no"),
+        ((*IMAGES, "--table", "deep.onnx/folder.cache"), 2, "deep.onnx is a file: name a folder"),
         ((*IMAGES, "--from-table", "none.cache"), 2, "cannot read none.cache"),
-        ((*IMAGES, "--from-table", "deep.onnx"), 2, "not a TensorRT calibration table"),
+        ((*IMAGES, "--from-table", "deep.onnx"), 2, "deep.onnx: not a TensorRT calibration table"),
     ],
 )
 @pytest.mark.usefixtures("images")

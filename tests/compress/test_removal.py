@@ -118,7 +118,7 @@ def blinded(source: ModelProto, coupled: Coupled, dropped: set[int]) -> ModelPro
     return copy
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(graphs(), st.randoms(use_true_random=False))
 def test_channels_that_nothing_reads_leave_outputs_and_shapes_as_they_are(source: ModelProto, choice: object) -> None:
     try:

@@ -135,7 +135,7 @@ def test_a_frame_too_small_or_a_negative_seed_is_refused(seed: int, height: int,
         still(seed, height=height, width=width)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     class_id=st.integers(0, len(CLASSES) - 1),
     variant=st.integers(0, VARIANTS - 1),

@@ -94,7 +94,7 @@ def test_each_part_of_a_bundle_is_protected(folder: Path) -> None:
             assert name in message or "tampered" in message or "not a bundle" in message, (name, at, message)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_no_byte_can_be_changed(folder: Path, data: st.DataObject) -> None:
     good = (folder / "good.esb").read_bytes()

@@ -72,7 +72,7 @@ RELEASES = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(RELEASES, max_size=6, unique_by=lambda release: release.version),
     st.none() | st.integers(0, 6),

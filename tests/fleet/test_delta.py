@@ -51,7 +51,7 @@ def write_delta(folder: Path, old: str, new: str) -> Path:
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_what_is_decoded_is_what_was_encoded(old: bytes, new: bytes) -> None:
     assert decoded(old, encoded(old, new), len(new)) == new
@@ -71,7 +71,7 @@ def test_segments_are_restored_and_what_was_inserted_or_retrained_is_small(
         assert decoded(old, coded, len(new)) == new and len(coded) < most * len(new)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 3), st.integers(0, 2**32 - 1), st.integers(1, 40_000))
 def test_any_words_at_any_place_are_restored(shift: int, seed: int, size: int) -> None:
     """Not only weights: NaN, infinities, zeros of both signs, and blocks that end in the middle of a word."""
@@ -105,7 +105,7 @@ def test_a_decoder_holds_few_segments() -> None:
     assert peak + len(code) + len(old) < 11 * coding.SEGMENT
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_damaged_codes_are_refused_or_give_no_more_than_is_expected(data: st.DataObject) -> None:
     old, new = bytes(range(256)) * 4, bytes(range(255)) * 4

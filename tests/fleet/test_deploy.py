@@ -259,14 +259,22 @@ def test_a_disk_that_fills_up_during_a_deploy_leaves_the_old_slot(
 def test_a_dead_service_is_not_healthy(deploy: Callable[..., Any], tmp_path: Path) -> None:
     deploy("1.0")
     path, root = tmp_path / "status.json", Root(tmp_path / "device")
-    assert status(root, ServiceControl(status=path))["healthy"] is None
-    path.write_text(json.dumps({"package": "build-1.0", "healthy": True}))
-    assert status(root, ServiceControl(status=path))["healthy"] is True
+    state = status(root, ServiceControl(status=path))
+    assert state["healthy"] is None and state["no_service"].startswith(f"found no file {path}, which")
+    good = {"package": "build-1.0", "healthy": True, "pid": 1, "started": 1.0, "ready": True, "frames": 1, "errors": 0}
+    path.write_text(json.dumps(good))
+    state = status(root, ServiceControl(status=path))
+    assert state["healthy"] is True and state["no_service"] is None
     os.utime(path, (time.time() - 60, time.time() - 60))
     state = status(root, ServiceControl(status=path))
-    assert state["healthy"] is False and state["service"] is None
-    path.write_text(json.dumps({"package": "another", "healthy": True}))
+    assert state["healthy"] is False and state["service"] is None and "60 s old" in state["no_service"]
+    path.write_text(json.dumps({**good, "package": "another"}))
     assert status(root, ServiceControl(status=path))["healthy"] is False
+    for other in ("[]", '{"healthy": true}', "no JSON"):
+        path.write_text(other)
+        state = status(root, ServiceControl(status=path))
+        assert (state["service"], state["healthy"]) == (None, None)
+        assert state["no_service"].startswith(f"{path} is not a status of a service: name the status.json")
 
 
 def test_only_two_builds_are_kept(deploy: Callable[..., Any], tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from([(SlotRecord, RECORD), (Journal, JOURNAL)]),
     changes=st.dictionaries(st.sampled_from([*RECORD, *JOURNAL, "committed", "bad", "selftest"]), JSON, max_size=4),

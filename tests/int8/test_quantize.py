@@ -176,7 +176,7 @@ WEIGHTS = hnp.arrays(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(WEIGHTS, st.booleans())
 def test_zeros_stay_zero_and_weights_move_half_a_step_at_most(weight: Floats, dead: bool) -> None:
     weight = np.where(mask_2to4(weight), weight, np.float32(0))

@@ -194,7 +194,7 @@ def test_an_operator_that_does_not_exist_is_refused() -> None:
         to_half(model)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.sampled_from(["Relu", "Sigmoid", "Exp", "Conv", "Add", "Softmax"]), min_size=1, max_size=6))
 def test_any_chain_is_valid_and_close(operators: list[str]) -> None:
     nodes, at = [], "x"

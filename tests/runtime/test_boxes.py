@@ -53,7 +53,7 @@ def detections(folder: Path, head: str, rows: list[Row]) -> tuple[list[Any], int
 
 
 @pytest.mark.parametrize("head", ["end2end", "deepstream-yolo"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(good, max_size=10), st.lists(faulty, min_size=1, max_size=6), st.randoms(use_true_random=False))
 @example([(10, 10, 30, 30, 0.9, 1)], [(30, 10, 10, 30, 1.0, 1)], None)
 def test_what_is_no_box_changes_nothing(

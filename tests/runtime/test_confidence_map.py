@@ -28,7 +28,7 @@ def fitted(some: BoxPairs, classes: int = CLASSES) -> ConfidenceMap:
     return result
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.floats(0.8, 1.25), st.lists(st.floats(-0.4, 0.4), min_size=CLASSES, max_size=CLASSES))
 def test_it_brings_confidences_back(scale: float, offsets: list[float]) -> None:
     some = pairs(scale, offsets)

@@ -192,7 +192,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=80), st.sampled_from([".jpg", ".png"]), st.integers(0, 400))
 def test_no_data_ends_in_any_other_error(noise: bytes, suffix: str, position: int) -> None:
     data = bytearray(encode(suffix, gradient(16, 16)))

@@ -59,7 +59,7 @@ def check(path: Path) -> None:
     assert len({image.path for image in labels.images}) == len(labels.images)
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["images", "annotations", "categories"]), st.integers(0, 11), st.sampled_from(KEYS), json_values)
 def test_any_value_in_any_place_is_read_or_refused(part: str, position: int, key: str, value: Any) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -70,7 +70,7 @@ def test_any_value_in_any_place_is_read_or_refused(part: str, position: int, key
         check(folder / "labels.json")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(json_values)
 def test_any_json_is_read_or_refused(value: Any) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -78,7 +78,7 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
         check(Path(name) / "labels.json")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(max_size=60))
 def test_any_text_in_a_yolo_file_is_read_or_refused(text: str) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -91,7 +91,7 @@ def test_any_text_in_a_yolo_file_is_read_or_refused(text: str) -> None:
         check(folder / "data.yaml")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.sampled_from(["names", "val", "path", "nc", "train"]), json_values)
 def test_any_value_in_a_data_yaml_is_read_or_refused(key: str, value: Any) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -119,7 +119,7 @@ def test_what_it_may_not_say(value: Any, message: str) -> None:
     assert message in str(caught.value)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.tuples(st.integers(0, 470), st.integers(0, 310), st.integers(8, 480), st.integers(8, 320)),
     st.sampled_from([98, 120, 160]),
@@ -143,7 +143,7 @@ def test_an_object_anywhere_is_one_box(where: Box, size: int, overlap: float, wh
     np.testing.assert_allclose(boxes[0], box, atol=6)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 63), st.integers(0, 63), st.integers(0, 2**32 - 1))
 def test_shifting_the_frame_neither_doubles_nor_loses_objects(x: int, y: int, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from edgesparse.service.limits import LONGEST_PAUSE, MIN_SHARE, Governor
@@ -132,7 +132,6 @@ def test_a_low_rate_is_delayed_by_a_bounded_pause() -> None:
     assert governor.pause(now) <= LONGEST_PAUSE
 
 
-@settings(deadline=None)
 @given(some.lists(some.tuples(some.floats(20, 120), some.integers(0, 4000), some.floats(0, 60)), max_size=60))
 def test_the_share_stays_within_its_bounds(readings: list[tuple[float, int, float]]) -> None:
     governor = Governor(LimitSettings())

@@ -61,7 +61,7 @@ def test_a_spool_that_cannot_be_opened_with_free_disk_is_refused(tmp_path: Path)
         Spool(tmp_path / "folder" / "x.sqlite", 1)
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @given(sizes=some.lists(some.integers(0, 3000), max_size=60), most=some.integers(2000, 20_000))
 def test_a_spool_keeps_the_newest_messages_in_order_within_its_bound(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], most: int

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from edgesparse.runtime.detections import Detections
@@ -17,7 +17,6 @@ from edgesparse.service.tally import BOUNDS_MS, COLUMNS, Tally, milliseconds
 ROWS = some.lists(some.lists(some.integers(0, 10**10), min_size=len(COLUMNS), max_size=len(COLUMNS)), max_size=50)
 
 
-@settings(deadline=None)
 @given(rows=ROWS)
 def test_histograms_hold_every_frame_once(rows: list[list[int]]) -> None:
     tally = Tally(3)

@@ -231,7 +231,7 @@ def test_hostile_sizes(service: Running, data: bytes) -> None:
     assert service.get("/healthz")[0] == 200
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=some.binary(max_size=400) | some.text("GET/ HTP1.:\r\nhost%ab", max_size=200).map(str.encode))
 def test_any_bytes(service: Running, data: bytes) -> None:
     with socket.create_connection(("127.0.0.1", service.port), timeout=3) as wire:

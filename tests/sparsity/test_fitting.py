@@ -62,7 +62,7 @@ def test_an_exchange_leaves_the_same_tableau_as_a_new_start_from_its_mask() -> N
     np.testing.assert_allclose(table.v, again.v, rtol=2e-3, atol=2e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.integers(1, 6), fours=st.integers(1, 4), seed=st.integers(0, 1000))
 def test_no_single_exchange_could_lower_the_error_further(rows: int, fours: int, seed: int) -> None:
     h, g, mask, groups = problem(rows, fours, seed)

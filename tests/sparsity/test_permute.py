@@ -159,7 +159,7 @@ def test_channels_that_cannot_move_stay_in_place(case: str) -> None:
     assert source.SerializeToString() == before
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(rows=st.integers(1, 20), fours=st.integers(1, 8), seed=st.integers(0, 1000))
 def test_the_search_never_keeps_less(rows: int, fours: int, seed: int) -> None:
     weights = random(rows, 4 * fours, seed=seed)

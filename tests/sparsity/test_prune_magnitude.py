@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, helper, numpy_helper
 from small_models import HELD, Array, conv, model, node, random, run, stored_as
 
-from edgesparse.errors import ModelError, SparsityError
+from edgesparse.errors import WRONG_USE, ModelError, SparsityError
 from edgesparse.model.load import load, save
 from edgesparse.model.weights import weight_of
 from edgesparse.model.wiring import Wiring
@@ -25,7 +25,7 @@ def weight(source: ModelProto, name: str = "w") -> Array:
     return numpy_helper.to_array(next(t for t in source.graph.initializer if t.name == name))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     outputs=st.integers(32, 40),
     fours=st.integers(8, 12),
@@ -118,8 +118,9 @@ def test_weights_read_along_two_axes_or_by_another_operator_stay_dense() -> None
     [(["cone"], "did you mean 'conv'"), (["nothing like it"], "no layer 'nothing like it' in this model$")],
 )
 def test_a_name_that_matches_no_layer_is_refused(layers: list[str], words: str) -> None:
-    with pytest.raises(SparsityError, match=words):
+    with pytest.raises(ModelError, match=words) as refused:
         prune(conv(random(32, 64, 1, 1)), layers)
+    assert refused.value.exit_code == WRONG_USE
 
 
 def test_layers_that_cannot_be_2to4_are_refused_with_the_reason() -> None:

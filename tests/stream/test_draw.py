@@ -83,7 +83,7 @@ def test_the_most_confident_is_on_top() -> None:
     assert np.abs(both[300, 100].astype(int) - PALETTE[0]).max() < 40
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 90),
     st.integers(1, 90),

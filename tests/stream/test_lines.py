@@ -69,34 +69,34 @@ def test_a_line_that_is_only_touched_is_not_crossed() -> None:
     assert crossings(SHORT, [(40, 20), (40, 50), (60, 50), (60, 20)]) == {}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ways)
 def test_a_closed_way_has_net_count_0(way: Way) -> None:
     start = (50.0, 10.0)
     assert net(DOWN, [start, *way, start]) == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ways)
 def test_the_net_count_says_on_which_side_an_object_ends(way: Way) -> None:
     assert net(DOWN, [(50, 10), *way, (50, 90)]) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ways)
 def test_the_way_back_counts_the_other_direction(way: Way) -> None:
     forth, back = crossings(SHORT, way), crossings(SHORT, way[::-1])
     assert (forth["in"], forth["out"]) == (back["out"], back["in"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ways)
 def test_a_line_drawn_the_other_way_counts_the_other_direction(way: Way) -> None:
     first, second = crossings(SHORT, way), crossings(PlacedLine((60, 50), (-20, 0)), way)
     assert (first["in"], first["out"]) == (second["out"], second["in"])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ways.filter(lambda way: len(way) > 1), st.lists(st.integers(1, 20), min_size=1, max_size=8))
 def test_the_frame_rate_does_not_matter(corners: Way, rates: list[int]) -> None:
     """The same way, seen at its corners only, or in up to 20 further places along each of its parts."""

@@ -94,7 +94,7 @@ def test_speed_is_learned_so_a_hidden_object_is_expected_further_on() -> None:
     assert numbers(tracks, (10 + 8 * 30, 10, 0)) == [1]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.lists(st.tuples(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4), st.integers(0, 2)), max_size=8), max_size=20

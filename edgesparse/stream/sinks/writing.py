@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from edgesparse.errors import SinkError
+from edgesparse.files import require_writable
 from edgesparse.runtime.images import is_image
 from edgesparse.stream.frames import Frame
 from edgesparse.wording import printable
@@ -62,8 +62,7 @@ def writable_folder(folder: str | Path) -> Path:
     path = Path(folder)
     with failing(folder):
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):  # without a name, where the file system can
-            pass
+        require_writable(path)
     return path
 
 
