@@ -103,7 +103,7 @@ def images(tmp_path: Path) -> Path:
     """A folder of four images of squares, with their annotations."""
     folder = tmp_path / "images"
     folder.mkdir()
-    squares.labelled(folder)
+    squares.coco_annotations(folder)
     return folder
 
 

@@ -162,7 +162,7 @@ def image(squares: Sequence[Square], height: int = SIZE, width: int = SIZE) -> N
     return image
 
 
-def labelled(folder: Path, count: int = 4) -> Path:
+def coco_annotations(folder: Path, count: int = 4) -> Path:
     """Write `count` images of squares and their COCO annotations; returns the annotations' path."""
     noise = np.random.default_rng(0)
     images: list[dict[str, Any]] = []
@@ -181,7 +181,7 @@ def labelled(folder: Path, count: int = 4) -> Path:
     return path
 
 
-def labelled_large(folder: Path) -> Path:
+def large_annotations(folder: Path) -> Path:
     """Write an image whose squares have their size only in tiles, and its COCO annotations; returns their path."""
     squares = [(1, 2, 0), (5, 6, 1), (10, 3, 1), (14, 9, 0), (3, 13, 0), (12, 14, 1)]
     cv2.imwrite(str(folder / "large.png"), image(squares, 2 * SIZE, 2 * SIZE))

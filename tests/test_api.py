@@ -81,7 +81,7 @@ def test_a_recipe_object_is_built_and_scored(model: Path, images: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 5])
 def test_large_images_are_scored_with_tiles(model: Path, tmp_path: Path, batch: int) -> None:
     """Those of the recipe, or those that are asked for; each object counts once, as when frames are detected."""
-    labels = squares.labelled_large(tmp_path)
+    labels = squares.large_annotations(tmp_path)
     recipe = tmp_path / "large.yaml"
     recipe.write_text(f"model: {model.name}\nrun: {{tiles: '64,0'}}\nbuild: {{batch: {batch}}}\n")
     package = edgesparse.build(recipe)

@@ -116,7 +116,7 @@ def _read_names(folder: Path) -> None:
 
 
 def _write_labels(folder: Path) -> None:
-    squares.labelled(folder, 3)
+    squares.coco_annotations(folder, 3)
 
 
 def _damage_labels(rng: random.Random, sound: Path, folder: Path) -> None:

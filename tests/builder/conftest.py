@@ -22,7 +22,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    return squares.labelled(tmp_path)
+    return squares.coco_annotations(tmp_path)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    return squares.labelled(tmp_path)
+    return squares.coco_annotations(tmp_path)
 
 
 def recipe(model: Path, **settings: Any) -> Recipe:
@@ -76,7 +76,9 @@ def another(model: Path) -> dict[str, Any]:
 CHANGES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "the model": another,
     "the recipe": lambda model: {"input": {"pad": 0}},
-    "the labels": lambda model: {"accept": {"annotations": str(squares.labelled(model.parent, 2)), "min_map": 10}},
+    "the labels": lambda model: {
+        "accept": {"annotations": str(squares.coco_annotations(model.parent, 2)), "min_map": 10}
+    },
 }
 
 

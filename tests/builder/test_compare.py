@@ -168,7 +168,7 @@ def test_a_hanging_candidate_is_stopped_at_the_time_limit(model: Path, planned: 
 
 
 def images(model: Path) -> dict[str, Any]:
-    squares.labelled(model.parent)
+    squares.coco_annotations(model.parent)
     return {"images": str(model.parent), "count": 2}
 
 

@@ -37,7 +37,7 @@ def make(model: Path, accept: dict[str, Any], **settings: Any) -> None:
 def test_a_reference_that_does_not_score_is_refused_with_the_reason(
     tmp_path: Path, settings: dict[str, Any], shift: float, message: str
 ) -> None:
-    labels = squares.labelled(tmp_path)
+    labels = squares.coco_annotations(tmp_path)
     model = squares.detector(tmp_path / "squares.onnx", shift=shift)
     with pytest.raises(AccuracyGateFailed, match=rf"^the reference itself scores 0.0 mAP on .*, needed 1 .*{message}"):
         make(model, {"annotations": str(labels), "max_map_drop": 1}, **settings)
@@ -45,7 +45,7 @@ def test_a_reference_that_does_not_score_is_refused_with_the_reason(
 
 
 def test_a_ruined_detector_with_a_good_reference_is_refused(tmp_path: Path) -> None:
-    labels = squares.labelled(tmp_path)
+    labels = squares.coco_annotations(tmp_path)
     good = squares.detector(tmp_path / "good.onnx")
     ruined = squares.detector(tmp_path / "squares.onnx", shift=1000.0)
     with pytest.raises(AccuracyGateFailed, match=r"found 0.0 mAP, 100.0 under the reference's 100.0"):
@@ -62,14 +62,14 @@ def test_a_reference_that_decodes_its_boxes_is_read_by_its_own_head(
     slimmed = cut(network)
     set_head(slimmed, "yolov8-maps")
     onnx.save(slimmed, str(tmp_path / "slim.onnx"))
-    squares.labelled(tmp_path)
+    squares.coco_annotations(tmp_path)
     accept = {"images": str(tmp_path), "reference": str(original)}
     make(tmp_path / "slim.onnx", accept, run={"conf": 0.001})
     assert (tmp_path / "engines/slim/current").exists()
 
 
 def test_a_reference_that_detects_nothing_is_refused_without_labels_too(tmp_path: Path) -> None:
-    squares.labelled(tmp_path)
+    squares.coco_annotations(tmp_path)
     model = squares.detector(tmp_path / "squares.onnx")
     with pytest.raises(AccuracyGateFailed, match="the reference itself detects nothing on the images in"):
         make(model, {"images": str(tmp_path)}, input=HIDDEN)

@@ -35,7 +35,7 @@ def test_every_commented_line_may_be_used_alone_and_with_the_others(tmp_path: Pa
     """Uncommenting removes only the # and the blank before a key. `cameras` takes the place of `source`."""
     path = tmp_path / "squares.yaml"
     text = write_recipe(squares.detector(tmp_path / "squares.onnx"), path)
-    squares.labelled(tmp_path)
+    squares.coco_annotations(tmp_path)
     text = text.replace("labels/instances.json", "instances_val.json").replace("labels/images", ".")
     lines = text.replace("calibration_images", ".").splitlines()
     optional = [i for i, line in enumerate(lines) if line.startswith("  # ")]

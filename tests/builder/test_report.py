@@ -39,7 +39,7 @@ class Page(HTMLParser):
 
 def test_the_report_has_the_build_its_inputs_and_the_reason(tmp_path: Path) -> None:
     model = squares.detector(tmp_path / "<img src=x onerror=alert(1)>&.onnx")
-    labels = squares.labelled(tmp_path)
+    labels = squares.coco_annotations(tmp_path)
     recipe = parse({"model": str(model), "accept": {"annotations": str(labels)}}, "recipe")
     package = build(recipe, tmp_path / "engines").package
     page = Page((package.folder / "report.html").read_text())

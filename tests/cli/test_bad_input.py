@@ -78,7 +78,7 @@ def labels_without_content(folder: Path) -> list[str]:
 
 def not_good_enough(folder: Path) -> list[str]:
     squares.detector(folder / "m.onnx", shift=1.0)
-    squares.labelled(folder)
+    squares.coco_annotations(folder)
     (folder / "m.yaml").write_text("model: m.onnx\naccept: {annotations: instances_val.json, min_map: 90}")
     return ["build", "m.yaml"]
 
@@ -152,13 +152,13 @@ def unknown_class(folder: Path) -> list[str]:
 
 def output_in_a_file(folder: Path) -> list[str]:
     squares.detector(folder / "m.onnx")
-    squares.labelled(folder)
+    squares.coco_annotations(folder)
     return ["run", "m.onnx", "--source", "0.png", "--coco", "m.onnx/out.json"]
 
 
 def output_that_exists(folder: Path) -> list[str]:
     squares.detector(folder / "m.onnx")
-    squares.labelled(folder)
+    squares.coco_annotations(folder)
     return ["run", "m.onnx", "--source", "0.png", "--jsonl", "instances_val.json"]
 
 

@@ -13,7 +13,7 @@ from commands import Command
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    return squares.labelled(tmp_path)
+    return squares.coco_annotations(tmp_path)
 
 
 def change(path: Path, **parts: Any) -> None:

@@ -43,7 +43,7 @@ device.progress = deadly
 def recipe(tmp_path: Path) -> Path:
     squares.detector(tmp_path / "squares.onnx")
     (tmp_path / "labels").mkdir()
-    squares.labelled(tmp_path / "labels")
+    squares.coco_annotations(tmp_path / "labels")
     settings = {
         "model": "squares.onnx",
         "build": {"backend": "onnxruntime"},

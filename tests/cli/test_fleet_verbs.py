@@ -21,7 +21,7 @@ def recipe(tmp_path: Path) -> Path:
     squares.detector(tmp_path / "squares.onnx")
     labels = tmp_path / "labels"
     labels.mkdir()
-    squares.labelled(labels)
+    squares.coco_annotations(labels)
     settings = {
         "model": "squares.onnx",
         "head": "yolov8",

@@ -1,4 +1,4 @@
-"""`edgesparse hard-frames`, and the way of its images: labelled elsewhere, into a recipe, through the gates."""
+"""`edgesparse hard-frames`, and the way of its images: labeled elsewhere, into a recipe, through the gates."""
 
 from __future__ import annotations
 

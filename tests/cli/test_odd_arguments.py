@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     """A model, images, and every kind of invalid file."""
     squares.chained(tmp_path / "deep.onnx")
     (tmp_path / "images").mkdir()
-    squares.labelled(tmp_path / "images")
+    squares.coco_annotations(tmp_path / "images")
     for name in FILES:
         (tmp_path / name).write_bytes(b"" if name.startswith("empty") else bytes(range(256)) * 8)
     (tmp_path / "list.yaml").write_text("- a\n- b\n")

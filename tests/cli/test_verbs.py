@@ -53,7 +53,7 @@ def test_json_for_programs(edgesparse: Command, model: Path, images: Path) -> No
 
 
 def test_large_images_are_scored_with_tiles(edgesparse: Command, model: Path, tmp_path: Path) -> None:
-    labels = squares.labelled_large(tmp_path)
+    labels = squares.large_annotations(tmp_path)
     ended = edgesparse("evaluate", model, "--annotations", labels, "--tiles", "64,0")
     assert ended.code == 0 and "squares on 1 images, tiled" in ended.out and "mAP 100.0" in ended.out
     scored = edgesparse("evaluate", model, "--annotations", labels, "--json").json

@@ -19,7 +19,7 @@ def name(page: Path) -> str:
 
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the pages assume a reader has: a detector, labelled images, a short video."""
+    """The files that the pages assume a reader has: a detector, labeled images, a short video."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.copy(ROOT / "edgesparse" / "demo" / "parts_dense.onnx", folder / "detector.onnx")
     command = (

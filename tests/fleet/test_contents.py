@@ -28,7 +28,7 @@ from edgesparse.version import VERSION
 def folder(tmp_path: Path) -> Path:
     squares.detector(tmp_path / "squares.onnx")
     (tmp_path / "labels").mkdir()
-    squares.labelled(tmp_path / "labels")
+    squares.coco_annotations(tmp_path / "labels")
     bundles.key(tmp_path)
     return tmp_path
 

@@ -108,7 +108,7 @@ def test_a_good_bundle_runs_and_an_unhealthy_one_is_rolled_back(
 ) -> None:
     squares.detector(tmp_path / "squares.onnx")
     (tmp_path / "labels").mkdir()
-    squares.labelled(tmp_path / "labels")
+    squares.coco_annotations(tmp_path / "labels")
     private = keys.read_private(bundles.key(tmp_path))
     count = FrameCounter(service)
     device = Device(Root(tmp_path / "device"), service, progress=count)

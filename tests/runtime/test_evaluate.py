@@ -27,7 +27,7 @@ def score(folder: Path, labels: Labels, names: tuple[str, ...] = squares.NAMES, 
 
 
 def test_a_detector_that_finds_every_box_has_100_points(tmp_path: Path) -> None:
-    evaluation = score(tmp_path, Labels(squares.labelled(tmp_path)))
+    evaluation = score(tmp_path, Labels(squares.coco_annotations(tmp_path)))
     assert (evaluation.map, evaluation.map50, evaluation.map75, evaluation.images) == pytest.approx((100, 100, 100, 4))
     assert [(c.name, c.boxes > 0, round(c.map)) for c in evaluation.classes] == [
         ("red", True, 100),
@@ -38,13 +38,13 @@ def test_a_detector_that_finds_every_box_has_100_points(tmp_path: Path) -> None:
 
 def test_boxes_beside_the_mark_cost_points_at_the_higher_overlaps(tmp_path: Path) -> None:
     """Shifted by one of eight pixels in both directions: 49 of 79 pixels overlap, an IoU of 0.62."""
-    evaluation = score(tmp_path, Labels(squares.labelled(tmp_path)), shift=1.0)
+    evaluation = score(tmp_path, Labels(squares.coco_annotations(tmp_path)), shift=1.0)
     assert evaluation.map50 == pytest.approx(100) and evaluation.map75 == 0
     assert evaluation.map == pytest.approx(30, abs=1)  # 3 of 10 thresholds (0.50, 0.55, 0.60); more at the frame's edge
 
 
 def test_no_detections_score_zero(tmp_path: Path) -> None:
-    evaluation = score(tmp_path, Labels(squares.labelled(tmp_path)), shift=1000.0)
+    evaluation = score(tmp_path, Labels(squares.coco_annotations(tmp_path)), shift=1000.0)
     assert (evaluation.map, evaluation.map50, evaluation.images) == (
         0,
         0,
@@ -53,11 +53,11 @@ def test_no_detections_score_zero(tmp_path: Path) -> None:
 
 
 def test_batches_and_the_rest_of_the_last_one_count_once(tmp_path: Path) -> None:
-    assert score(tmp_path, Labels(squares.labelled(tmp_path, 5)), batch=3).map == pytest.approx(100)
+    assert score(tmp_path, Labels(squares.coco_annotations(tmp_path, 5)), batch=3).map == pytest.approx(100)
 
 
 def test_progress_counts_the_images(tmp_path: Path) -> None:
-    labels = Labels(squares.labelled(tmp_path, 3))
+    labels = Labels(squares.coco_annotations(tmp_path, 3))
     spec = DetectorSpec(head="yolov8", classes=squares.NAMES, input=InputSpec(size=(64, 64)))
     seen: list[tuple[int, int]] = []
     runner = backend("onnxruntime").load(squares.detector(tmp_path / "model.onnx"), 1)
@@ -67,7 +67,7 @@ def test_progress_counts_the_images(tmp_path: Path) -> None:
 
 
 def test_a_box_of_id_zero_counts_like_the_others(tmp_path: Path) -> None:
-    path = squares.labelled(tmp_path)
+    path = squares.coco_annotations(tmp_path)
     labels = json.loads(path.read_text())
     for box in labels["annotations"]:
         box["id"] -= 1
@@ -85,7 +85,7 @@ def test_a_detector_that_does_not_fit_leaves_no_runner_open(tmp_path: Path, monk
 
 
 def test_a_damaged_image_is_one_line(tmp_path: Path) -> None:
-    labels = Labels(squares.labelled(tmp_path))
+    labels = Labels(squares.coco_annotations(tmp_path))
     (tmp_path / "2.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"cannot read the image .*2.png"):
         score(tmp_path, labels)

@@ -27,7 +27,7 @@ Edit = Callable[[Content], object]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return squares.labelled(tmp_path)
+    return squares.coco_annotations(tmp_path)
 
 
 def edited(path: Path, edit: Edit, before: str = "") -> Path:

@@ -38,7 +38,7 @@ KEYS = (
 
 
 def content(folder: Path) -> dict[str, Any]:
-    path = squares.labelled(folder, 2)
+    path = squares.coco_annotations(folder, 2)
     result: dict[str, Any] = json.loads(path.read_text())
     return result
 
@@ -83,7 +83,7 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
 def test_any_text_in_a_yolo_file_is_read_or_refused(text: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        squares.labelled(folder, 2)
+        squares.coco_annotations(folder, 2)
         (folder / "instances_val.json").unlink()
         (folder / "0.txt").write_text("0 0.5 0.5 0.25 0.25\n")
         (folder / "1.txt").write_text(text, encoding="utf-8", errors="replace")
@@ -96,7 +96,7 @@ def test_any_text_in_a_yolo_file_is_read_or_refused(text: str) -> None:
 def test_any_value_in_a_data_yaml_is_read_or_refused(key: str, value: Any) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        squares.labelled(folder, 2)
+        squares.coco_annotations(folder, 2)
         (folder / "0.txt").write_text("0 0.5 0.5 0.25 0.25\n")
         content = {"val": ".", "names": ["red", "green"], key: value}
         (folder / "data.yaml").write_text(json.dumps(content))

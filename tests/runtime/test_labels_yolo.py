@@ -22,7 +22,7 @@ def data(tmp_path: Path) -> Path:
     images, labels = tmp_path / "images/val", tmp_path / "labels/val"
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
-    coco = squares.labelled(images)
+    coco = squares.coco_annotations(images)
     content = json.loads(coco.read_text())
     for image in content["images"]:
         boxes = [box for box in content["annotations"] if box["image_id"] == image["id"]]
