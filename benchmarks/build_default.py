@@ -1,6 +1,6 @@
 """`edgesparse build` of the default detector with every candidate, and again inside small memory budgets.
 
-    python benchmarks/build_default.py [--only fp16 --only fp16-2:4] [--budget '1 GB'] [--state FOLDER] [--save]
+    python benchmarks/build_default.py [--only fp16 --only fp16-2:4 | --quick] [--budget '1 GB'] [--state FOLDER] [--save]
 
 Without --budget: all candidates (or those of --only), scored on images of the demo scene, with the report page. With
 --budget, which may be repeated: a build within each, with the measured peak. Each part's results are added to
@@ -43,6 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--backend", default="tensorrt")
     parser.add_argument("--target", type=Path, default=Path("demo"), help="recipe or model [the default detector]")
     parser.add_argument("--only", action="append", metavar="CANDIDATE")
+    parser.add_argument("--quick", action="store_true", help="as `edgesparse build --quick`")
     parser.add_argument("--budget", action="append", metavar="SIZE")
     parser.add_argument("--images", type=int, default=200, help="number of images to score on [%(default)s]")
     parser.add_argument("--time-limit", type=float, default=500, help="seconds for each build [%(default)s]")
@@ -62,7 +63,8 @@ def recipe(arguments: argparse.Namespace, scene: Path | None, memory: str | None
         "time_limit": arguments.time_limit,
         "level": arguments.level,
     }
-    fields["build"] |= {"candidates": arguments.only} if arguments.only else {}
+    candidates = "quick" if arguments.quick else arguments.only
+    fields["build"] |= {"candidates": candidates} if candidates else {}
     fields["calibrate"] |= {"images": str(ROOT / "calib_data")}
     if scene is not None:
         fields["accept"] |= {"annotations": str(scene / "instances.json"), "images": str(scene / "images")}
@@ -76,10 +78,11 @@ def build_once(arguments: argparse.Namespace, scene: Path | None, store: Path, m
         built = build(recipe(arguments, scene, memory), store, reuse="nothing", progress=steps)
     except EdgeSparseError as error:
         return {"error": f"{type(error).__name__}: {error}", "seconds": round(time.monotonic() - begun, 1)}
+    steps.end()
     manifest = built.package.manifest
     if arguments.save and memory is None:
         shutil.copy(built.package.folder / "report.html", arguments.out / "build_default.html")
-    return {"seconds": round(time.monotonic() - begun, 1), **summarize(manifest)}
+    return {"seconds": round(time.monotonic() - begun, 1), "steps": steps.seconds, **summarize(manifest)}
 
 
 def summarize(manifest: Manifest) -> dict[str, Any]:
@@ -103,15 +106,23 @@ def without_layers(candidate: Candidate) -> dict[str, Any]:
 
 
 class Steps:
-    """Print one line per step on standard error, with the elapsed seconds."""
+    """Print one line per step on standard error, with the elapsed seconds. `seconds`: of each step."""
 
     def __init__(self) -> None:
-        self._step, self._begun = "", time.monotonic()
+        self._step, self._begun, self._since = "", time.monotonic(), time.monotonic()
+        self.seconds: dict[str, float] = {}
 
     def __call__(self, step: str, done: int, total: int) -> None:
         if step != self._step:
+            self.end()
             self._step = step
-            print(f"{time.monotonic() - self._begun:7.1f} s  {step}", file=sys.stderr, flush=True)
+            print(f"{self._since - self._begun:7.1f} s  {step}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        now = time.monotonic()
+        if self._step:
+            self.seconds[self._step] = round(self.seconds.get(self._step, 0.0) + now - self._since, 2)
+        self._since = now
 
 
 def keep(arguments: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
@@ -149,7 +160,8 @@ def main() -> None:
             if memory is None and find_spec("pycocotools"):
                 scene = Path(folder) / "scene"
                 export(scene, arguments.images, UNSEEN)
-            name = f"{arguments.backend}, {memory or 'no budget'}, {' '.join(arguments.only or ['all'])}"
+            which = "quick" if arguments.quick else " ".join(arguments.only or ["all"])
+            name = f"{arguments.backend}, {memory or 'no budget'}, {which}"
             keep(arguments, name, build_once(arguments, scene, Path(folder) / "engines", memory))
 
 

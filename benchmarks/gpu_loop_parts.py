@@ -199,9 +199,11 @@ class Ways:
         self._setup, self._run, self._detector, self._open, self._most = setup, run, detector, opened, most
 
     def as_run(self, seconds: float, limit: int | None = None) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            sink = JsonLines(Path(folder) / "out.jsonl", self._detector.spec.classes)
+        with tempfile.TemporaryDirectory() as folder, self._json_lines(folder) as sink:
             return self._timed(sink, None, seconds, limit)
+
+    def _json_lines(self, folder: str) -> JsonLines:
+        return JsonLines(Path(folder) / "out.jsonl", self._detector.spec.classes)
 
     def as_service(self, seconds: float, limit: int | None = None) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder, service(self._detector, self._run, Path(folder)) as parts:
@@ -230,10 +232,8 @@ class Ways:
 
     def allocated(self) -> dict[str, int]:
         """The most bytes that Python and NumPy hold at a time in 20 batches after the first ones, and those kept."""
-        with tempfile.TemporaryDirectory() as folder:
-            sink, feeds = JsonLines(Path(folder) / "out", self._detector.spec.classes), self._open(
-                self._setup, self._run, self._detector
-            )
+        feeds = self._open(self._setup, self._run, self._detector)
+        with tempfile.TemporaryDirectory() as folder, self._json_lines(folder) as sink:
             with Loop(feeds, self._detector, [sink]) as loop:
                 loop.run(10 * self._setup.batch)
                 tracemalloc.start()
@@ -243,7 +243,6 @@ class Ways:
                 loop.run(20 * self._setup.batch)
                 now, peak = tracemalloc.get_traced_memory()
                 tracemalloc.stop()
-            sink.close()
         return {"peak": peak - base, "kept": now - base, "frame": int(np.prod(HD))}
 
 

@@ -94,8 +94,9 @@ class BuildSettings(Section):
     """One number, or a range as {min: 1, opt: 4, max: 8}."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 is every core."""
-    candidates: Literal["auto"] | tuple[CandidateName, ...] = "auto"
-    """Candidates to build and compare; `auto`: all that make sense on this machine."""
+    candidates: Literal["auto", "quick"] | tuple[CandidateName, ...] = "auto"
+    """Candidates to build and compare; `auto`: all that make sense on this machine; `quick`: of these, the FP16 and the
+    INT8 one that are usually fastest."""
     memory: Memory | None = None
     """Bytes that a build may use; default: the free memory minus a reserve."""
     time_limit: Positive | None = None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("target", type=options.TARGET, metavar="RECIPE.yaml|MODEL.onnx")
 @click.option("--only", multiple=True, metavar="CANDIDATE", help="Build only this, e.g. fp16-2:4; repeatable.")
+@click.option("--quick", is_flag=True, help="Build only the FP16 and the INT8 candidate that are usually fastest.")
 @click.option("--memory", metavar="SIZE", help="Use at most this much memory, e.g. '2 GB'.")
 @click.option("--time-limit", type=options.POSITIVE, metavar="SECONDS", help="Skip candidates not built by then.")
 @click.option("--require-sparse", is_flag=True, help="Refuse an engine that 2:4 does not speed up.")
@@ -61,13 +62,16 @@ def _reuse(force: bool, resume: bool) -> Reuse:
 
 
 def _with_overrides(
-    recipe: Recipe, only: tuple[str, ...], memory: str | None, time_limit: float | None, require_sparse: bool
+    recipe: Recipe, only: tuple[str, ...], quick: bool, memory: str | None, time_limit: float | None, require_sparse: bool
 ) -> Recipe:
     """Return the recipe with the values from the command line. Raises ConfigError."""
     from edgesparse.config import parse
 
+    if only and quick:
+        raise click.UsageError("--only and --quick both say which candidates to build: choose one")
     settings = recipe.model_dump(mode="json")
-    overrides = {"candidates": list(only) or None, "memory": memory, "time_limit": time_limit}
+    candidates = "quick" if quick else list(only) or None
+    overrides = {"candidates": candidates, "memory": memory, "time_limit": time_limit}
     settings["build"].update({key: value for key, value in overrides.items() if value is not None})
     settings["accept"]["require_sparse"] |= require_sparse
     changed = parse(settings, "command line")
