@@ -127,7 +127,8 @@ class Counter:
 
     def _crossings(self, known: _Object, anchor: Sequence[float], margin: float) -> Iterator[Crossing]:
         for name, line in self._placed.items():
-            passage = known.passages.setdefault(name, Passage())
+            if (passage := known.passages.get(name)) is None:
+                passage = known.passages[name] = Passage()
             if (direction := passage.step(*line.locate(anchor[0], anchor[1]), margin)) is not None:
                 yield Crossing(name, direction, known.track_id, known.class_id)
 
@@ -155,8 +156,9 @@ class Counter:
     ) -> Detections:
         if not self.counts.zones:
             return detections
-        kept = np.array([bool(names) for names in zones], bool)
-        if self.counts.crossings and detections.track_id is not None:
-            kept |= np.isin(detections.track_id, [crossing.track_id for crossing in self.counts.crossings])
         times = tuple(dwell) if self.counts.tracked else None
-        return replace(detections, zones=tuple(zones), dwell=times)[kept]
+        detections, kept = replace(detections, zones=tuple(zones), dwell=times), list(map(bool, zones))
+        if self.counts.crossings and detections.track_id is not None:
+            crossed = {crossing.track_id for crossing in self.counts.crossings}
+            kept = [keep or number in crossed for keep, number in zip(kept, detections.track_id.tolist(), strict=True)]
+        return detections if all(kept) else detections[np.array(kept, bool)]

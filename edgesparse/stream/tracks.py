@@ -25,11 +25,12 @@ SURE = 2
 """Number of sightings after which a box counts as an object."""
 
 # The state of an object: x and y of its center, area, aspect ratio, then the change per frame of the first three.
-_STATES, _MEASURED = 7, 4
-_STEP = np.eye(_STATES) + np.eye(_STATES, k=_MEASURED)
-_PROCESS_NOISE = np.diag([1, 1, 1, 1, 1e-2, 1e-2, 1e-4])
-_MEASUREMENT_NOISE = np.diag([1.0, 1, 10, 10])
-_FIRST_COVARIANCE = np.diag([10.0, 10, 10, 10, 1e4, 1e4, 1e4])
+_STATES, _MEASURED, _MOVING = 7, 4, 3
+# Variances. Nothing ever relates one measured value to another, so the filter's matrices have no other entries than the
+# variances and, for each value that changes, its covariance with its change: no matrix is multiplied or inverted.
+_PROCESS_NOISE = np.array([1, 1, 1, 1, 1e-2, 1e-2, 1e-4])
+_MEASUREMENT_NOISE = np.array([1.0, 1, 10, 10])
+_FIRST_VARIANCE = np.array([10.0, 10, 10, 10, 1e4, 1e4, 1e4])
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -40,7 +41,9 @@ class Tracks:
 
     def __init__(self) -> None:
         self._state: Floats = np.empty((0, _STATES))
-        self._covariance: Floats = np.empty((0, _STATES, _STATES))
+        self._variance: Floats = np.empty((0, _STATES))
+        self._covariance: Floats = np.empty((0, _MOVING))
+        """Of the first states with their changes."""
         self._class_id: Ints = np.empty(0, np.int64)
         self._number: Ints = np.empty(0, np.int64)
         self._sightings: Ints = np.empty(0, np.int64)
@@ -62,17 +65,19 @@ class Tracks:
         self._predict()
         overlap = _overlap(_boxes(self._state), _boxes(measured))
         overlap[self._class_id[:, None] != detections.class_id] = 0.0
-        tracks, boxes = _pairs(overlap) if weak is None else self._in_two_steps(overlap, weak)
+        alike = weak is None or not weak.any()
+        tracks, boxes = _pairs(overlap) if alike else self._in_two_steps(overlap, weak)
         self._missed += 1
         self._update(tracks, measured[boxes])
-        able = np.arange(len(detections)) if weak is None else np.flatnonzero(~weak)
-        new = np.setdiff1d(able, boxes)
+        able = np.ones(len(detections), bool) if weak is None else ~weak
+        able[boxes] = False
+        new = np.flatnonzero(able)
         owner = np.full(len(detections), -1)
         owner[boxes] = tracks
         owner[new] = len(self) + np.arange(len(new))
         self._add(measured[new], detections.class_id[new])
         self._give_numbers(owner[owner >= 0])
-        numbers = np.where(owner >= 0, np.append(self._number, -1)[owner], -1)
+        numbers = np.append(self._number, -1)[owner]  # the last one for those without an object
         self._keep(self._missed <= MOST_MISSED)
         followed = replace(detections, track_id=numbers)
         return followed if weak is None or not weak.any() else followed[~weak | (numbers >= 0)]
@@ -87,27 +92,34 @@ class Tracks:
         return np.concatenate([tracks, more[0]]), np.concatenate([boxes, more[1]])
 
     def _predict(self) -> None:
-        shrinks_to_nothing = self._state[:, 2] + self._state[:, 6] <= 0
-        self._state[shrinks_to_nothing, 6] = 0.0
-        self._state = self._state @ _STEP.T
-        self._covariance = _STEP @ self._covariance @ _STEP.T + _PROCESS_NOISE
+        state, variance, covariance = self._state, self._variance, self._covariance
+        state[state[:, 2] + state[:, 6] <= 0, 6] = 0.0  # it would shrink to nothing
+        state[:, :_MOVING] += state[:, _MEASURED:]
+        variance[:, :_MOVING] += covariance
+        covariance += variance[:, _MEASURED:]
+        variance[:, :_MOVING] += covariance
+        variance += _PROCESS_NOISE
 
     def _update(self, tracks: Ints, measured: Floats) -> None:
-        """Apply the Kalman correction. The first four states are measured, so H is a slice."""
-        covariance = self._covariance[tracks]
-        innovation = covariance[:, :_MEASURED, :_MEASURED] + _MEASUREMENT_NOISE
-        gain = covariance[:, :, :_MEASURED] @ np.linalg.inv(innovation)
+        """Apply the Kalman correction."""
+        variance, covariance = self._variance[tracks], self._covariance[tracks]
+        certainty = 1.0 / (variance[:, :_MEASURED] + _MEASUREMENT_NOISE)
+        gain, gain_of_change = variance[:, :_MEASURED] * certainty, covariance * certainty[:, :_MOVING]
         residual = measured - self._state[tracks, :_MEASURED]
-        self._state[tracks] += (gain @ residual[:, :, None])[:, :, 0]
-        self._covariance[tracks] = covariance - gain @ covariance[:, :_MEASURED, :]
+        self._state[tracks] += np.concatenate([gain * residual, gain_of_change * residual[:, :_MOVING]], axis=1)
+        variance[:, :_MEASURED] -= gain * variance[:, :_MEASURED]
+        variance[:, _MEASURED:] -= gain_of_change * covariance
+        self._variance[tracks], self._covariance[tracks] = variance, covariance - gain[:, :_MOVING] * covariance
         self._missed[tracks] = 0
         self._sightings[tracks] += 1
 
     def _add(self, measured: Floats, class_id: Ints) -> None:
-        count = len(measured)
+        if (count := len(measured)) == 0:
+            return
         state = np.concatenate([measured, np.zeros((count, _STATES - _MEASURED))], axis=1)
         self._state = np.concatenate([self._state, state])
-        self._covariance = np.concatenate([self._covariance, np.broadcast_to(_FIRST_COVARIANCE, (count, 7, 7))])
+        self._variance = np.concatenate([self._variance, np.broadcast_to(_FIRST_VARIANCE, (count, _STATES))])
+        self._covariance = np.concatenate([self._covariance, np.zeros((count, _MOVING))])
         self._class_id = np.concatenate([self._class_id, class_id])
         self._number = np.concatenate([self._number, np.full(count, -1)])
         self._sightings = np.concatenate([self._sightings, np.ones(count, np.int64)])
@@ -121,7 +133,8 @@ class Tracks:
 
     def _keep(self, keep: NDArray[np.bool_]) -> None:
         if not keep.all():
-            self._state, self._covariance = self._state[keep], self._covariance[keep]
+            self._state, self._variance = self._state[keep], self._variance[keep]
+            self._covariance = self._covariance[keep]
             self._class_id, self._number = self._class_id[keep], self._number[keep]
             self._sightings, self._missed = self._sightings[keep], self._missed[keep]
 
@@ -131,14 +144,15 @@ def _measure(xyxy: NDArray[np.float32]) -> Floats:
     boxes = xyxy.astype(np.float64)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
     centre = boxes[:, :2] + sides / 2
-    return np.column_stack([centre, sides.prod(axis=1), sides[:, 0] / sides[:, 1]])
+    width, height = sides[:, :1], sides[:, 1:]
+    return np.concatenate([centre, width * height, width / height], axis=1)
 
 
 def _boxes(states: Floats) -> Floats:
     """Return the corners [n, 4] of measurements or states."""
     area, ratio = np.maximum(states[:, 2], 1e-6), np.maximum(states[:, 3], 1e-6)
     width = np.sqrt(area * ratio)
-    half = np.column_stack([width, area / width]) / 2
+    half = np.stack([width, area / width], axis=1) / 2
     return np.concatenate([states[:, :2] - half, states[:, :2] + half], axis=1)
 
 
@@ -146,9 +160,9 @@ def _overlap(first: Floats, second: Floats) -> Floats:
     """Return the IoU [n, m] of every box in one list with every box in the other."""
     corner = np.maximum(first[:, None, :2], second[None, :, :2])
     sides = np.maximum(np.minimum(first[:, None, 2:], second[None, :, 2:]) - corner, 0.0)
-    shared = sides.prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
-    iou: Floats = shared / (areas[0][:, None] + areas[1][None, :] - shared)
+    shared = sides[..., 0] * sides[..., 1]
+    areas = [(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in (first, second)]
+    iou: Floats = shared / (areas[0][:, None] + areas[1] - shared)
     return iou
 
 

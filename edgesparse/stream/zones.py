@@ -22,10 +22,8 @@ class Zones:
     def containing(self, points: NDArray[Any]) -> list[tuple[str, ...]]:
         """Return the names of the zones that each of `points` [n, 2], relative like the corners, is in or on the border
         of."""
-        return [
-            tuple(name for name, corners in self._polygons.items() if cv2.pointPolygonTest(corners, point, False) >= 0)
-            for point in points.tolist()
-        ]
+        zones, inside = self._polygons.items(), cv2.pointPolygonTest
+        return [tuple([name for name, corners in zones if inside(corners, at, False) >= 0]) for at in points.tolist()]
 
 
 class Presence:

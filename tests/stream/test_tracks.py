@@ -16,7 +16,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.stream.cameras import Feed
 from edgesparse.stream.sources.memory import MemorySource
 from edgesparse.stream.sources.open import open_source
-from edgesparse.stream.tracks import Tracks
+from edgesparse.stream.tracks import Tracks, _measure
 
 
 def detections(*rows: tuple[float, float, int]) -> Detections:
@@ -143,3 +143,28 @@ def test_people_in_a_real_video_keep_their_numbers(real: Path, tmp_path: Path) -
                 moves += 1
                 jumps += bool(np.abs((box[:2] + box[2:]) - (old[:2] + old[2:])).max() / 2 > 80)
     assert moves > 50 and jumps <= 0.02 * moves
+
+
+STEP = np.eye(7) + np.eye(7, k=4)
+NOISE, ERROR = np.diag([1, 1, 1, 1, 1e-2, 1e-2, 1e-4]), np.diag([1.0, 1, 10, 10])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 50), st.floats(0, 50), st.booleans()), min_size=3, max_size=30))
+def test_the_filter_is_kalmans_with_whole_matrices(path: list[tuple[float, float, bool]]) -> None:
+    tracks, state = Tracks(), np.zeros(7)
+    covariance = np.diag([10.0, 10, 10, 10, 1e4, 1e4, 1e4])
+    for number, (x, y, seen) in enumerate(path):
+        box = (100 + x / 10, 100 + y / 10, 0)
+        numbers(tracks, *([box] if seen or number == 0 else []))
+        measured = _measure(detections(box).xyxy)[0]
+        if number == 0:
+            state[:4] = measured
+            continue
+        state[6] *= state[2] + state[6] > 0
+        state, covariance = STEP @ state, STEP @ covariance @ STEP.T + NOISE
+        if seen:
+            gain = covariance[:, :4] @ np.linalg.inv(covariance[:4, :4] + ERROR)
+            state, covariance = state + gain @ (measured - state[:4]), covariance - gain @ covariance[:4]
+        np.testing.assert_allclose(tracks._state[0], state, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(tracks._variance[0], np.diag(covariance), rtol=1e-9)
