@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 def wants_slim(recipe: Recipe, backend: Backend, prepared: Prepared) -> bool:
     """Return whether the recipe allows candidates from a rewritten network, and this network can be rewritten."""
     chosen = recipe.build.candidates
-    named = chosen == "auto" or any(parse_plan(name).slim for name in chosen)
+    named = chosen == "auto" or (chosen != "quick" and any(parse_plan(name).slim for name in chosen))
     return named and backend.native_code and recipe.prepare.simplify and not prepared.quantized
 
 

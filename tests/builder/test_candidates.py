@@ -71,6 +71,20 @@ def test_the_placement_for_2to4_is_built_dense_only_as_a_twin(sparse_model: Path
     assert {"int8-qdq-sparse", "int8-qdq-sparse-2:4"} <= set(names(settings, sparse_model))
 
 
+def test_quick_is_one_candidate_per_precision_and_their_twins_where_a_gain_must_be_proven(
+    sparse_model: Path, planned: Planned
+) -> None:
+    planned()
+    images = {"images": "somewhere"}
+    assert names(recipe(sparse_model, "quick", calibrate=images), sparse_model) == ["fp16-2:4", "int8-qdq-2:4"]
+    assert names(recipe(sparse_model, "quick"), sparse_model) == ["fp16-2:4"]
+    proven = recipe(sparse_model, "quick", calibrate=images, accept={"require_sparse": True})
+    assert names(proven, sparse_model) == ["fp16", "fp16-2:4", "int8-qdq", "int8-qdq-2:4"]
+    planned(dense_because="SM 7.2 is before Ampere")
+    assert names(recipe(sparse_model, "quick", calibrate=images), sparse_model) == ["fp16", "int8-qdq"]
+    assert names(recipe(sparse_model, "quick"), sparse_model, "onnxruntime") == ["fp32"]
+
+
 def test_no_possible_candidate_is_one_line_with_every_reason(sparse_model: Path, planned: Planned) -> None:
     planned()
     with pytest.raises(BuildError, match=r"fp32-2:4: no 2:4 kernels exist in FP32; int8-table: INT8 needs"):

@@ -36,6 +36,13 @@ def test_a_table_of_the_candidates_and_the_verdict(edgesparse: Command, recipe: 
     assert "details: report.html" in ended.out
 
 
+def test_a_quick_build_has_fewer_candidates(edgesparse: Command, recipe: str) -> None:
+    built = edgesparse("build", recipe, "--quick", "--json").json
+    assert [candidate["name"] for candidate in built["candidates"]] == ["fp16"]
+    ended = edgesparse("build", recipe, "--quick", "--only", "fp16")
+    assert ended.code == 2 and "--only and --quick both say which candidates to build" in ended.message
+
+
 def test_options_override_the_recipe(edgesparse: Command, recipe: str) -> None:
     built = edgesparse("build", recipe, "--only", "fp32", "--memory", "600 MB", "--time-limit", 100, "--json").json
     assert [candidate["name"] for candidate in built["candidates"]] == ["fp32"]
