@@ -1,6 +1,6 @@
 """`edgesparse build` of the default detector with every candidate, and again inside small memory budgets.
 
-    python benchmarks/build_default.py [--only fp16 --only fp16-2:4 | --quick] [--budget '1 GB'] [--state FOLDER] [--save]
+    python benchmarks/build_default.py [--only fp16 | --quick] [--budget '1 GB'] [--state FOLDER] [--save]
 
 Without --budget: all candidates (or those of --only), scored on images of the demo scene, with the report page. With
 --budget, which may be repeated: a build within each, with the measured peak. Each part's results are added to

@@ -55,7 +55,8 @@ class Bench:
     """The parts of one run, within its time."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self._options, self._until = options, time.monotonic() + options.seconds
+        self._options = options
+        self._until: float = time.monotonic() + options.seconds
 
     def left(self) -> float:
         return self._until - time.monotonic()
@@ -152,11 +153,12 @@ def keep(options: argparse.Namespace, name: str, result: dict[str, Any]) -> None
 
 def part(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import gpu_loop_parts as parts
+    from benchmarks.gpu_loop_ways import Setup
 
     kind, net, number = options.part.split()
     if kind == "build":
         return parts.build(net, int(number), options.work, options.backend)
-    setup = parts.Setup(net, int(number), batch_of(int(number)), options.work, options.backend)
+    setup = Setup(net, int(number), batch_of(int(number)), options.work, options.backend)
     until = time.monotonic() + min(options.seconds, LIMITS[kind]) - 4
     if kind == "files":
         return parts.files(setup, options.video, until)

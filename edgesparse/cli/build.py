@@ -62,7 +62,12 @@ def _reuse(force: bool, resume: bool) -> Reuse:
 
 
 def _with_overrides(
-    recipe: Recipe, only: tuple[str, ...], quick: bool, memory: str | None, time_limit: float | None, require_sparse: bool
+    recipe: Recipe,
+    only: tuple[str, ...],
+    quick: bool,
+    memory: str | None,
+    time_limit: float | None,
+    require_sparse: bool,
 ) -> Recipe:
     """Return the recipe with the values from the command line. Raises ConfigError."""
     from edgesparse.config import parse
