@@ -65,8 +65,10 @@ class Tracks:
         self._predict()
         overlap = _overlap(_boxes(self._state), _boxes(measured))
         overlap[self._class_id[:, None] != detections.class_id] = 0.0
-        alike = weak is None or not weak.any()
-        tracks, boxes = _pairs(overlap) if alike else self._in_two_steps(overlap, weak)
+        if weak is None or not weak.any():
+            tracks, boxes = _pairs(overlap)
+        else:
+            tracks, boxes = self._in_two_steps(overlap, weak)
         self._missed += 1
         self._update(tracks, measured[boxes])
         able = np.ones(len(detections), bool) if weak is None else ~weak
