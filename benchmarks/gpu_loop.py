@@ -109,9 +109,9 @@ class Bench:
 
 
 @contextmanager
-def sliced(wanted: bool) -> Iterator[dict[str, str]]:
-    """The environment of a part: of one that is `wanted` to have SLICE multiprocessors, or of one that has them all."""
-    if not wanted:
+def sliced(is_slice: bool) -> Iterator[dict[str, str]]:
+    """The environment of a part: with SLICE multiprocessors, or with all."""
+    if not is_slice:
         yield {}
         return
     from benchmarks.orin_slice.slice import shared_gpu

@@ -123,8 +123,8 @@ def _quick(plans: tuple[CandidatePlan, ...], recipe: Recipe) -> tuple[CandidateP
     All of them if they are not among `plans`.
     """
     pairs = [[CandidatePlan(way, sparse) for sparse in (False, True)] for way in QUICK_WAYS]
-    found = [[plan for plan in pair if plan in plans] for pair in pairs]
-    kept = [plan for pair in found for plan in (pair if recipe.accept.require_sparse else pair[-1:])]
+    usable = [[plan for plan in pair if plan in plans] for pair in pairs]
+    kept = [plan for pair in usable for plan in (pair if recipe.accept.require_sparse else pair[-1:])]
     return tuple(kept) or plans
 
 

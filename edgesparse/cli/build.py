@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("target", type=options.TARGET, metavar="RECIPE.yaml|MODEL.onnx")
 @click.option("--only", multiple=True, metavar="CANDIDATE", help="Build only this, e.g. fp16-2:4; repeatable.")
-@click.option("--quick", is_flag=True, help="Build only the FP16 and the INT8 candidate that are usually fastest.")
+@click.option("--quick", is_flag=True, help="Build only the likely fastest candidates.")
 @click.option("--memory", metavar="SIZE", help="Use at most this much memory, e.g. '2 GB'.")
 @click.option("--time-limit", type=options.POSITIVE, metavar="SECONDS", help="Skip candidates not built by then.")
 @click.option("--require-sparse", is_flag=True, help="Refuse an engine that 2:4 does not speed up.")
