@@ -95,8 +95,7 @@ class BuildSettings(Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 is every core."""
     candidates: Literal["auto", "quick"] | tuple[CandidateName, ...] = "auto"
-    """Candidates to build and compare; `auto`: all that make sense on this machine; `quick`: of these, the FP16 and the
-    INT8 one that are usually fastest."""
+    """Candidates to build and compare; `auto`: all that make sense here; `quick`: the two that are usually fastest."""
     memory: Memory | None = None
     """Bytes that a build may use; default: the free memory minus a reserve."""
     time_limit: Positive | None = None
