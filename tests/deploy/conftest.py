@@ -12,7 +12,7 @@ from fake_jetson import RELEASE, ROOT, UNIT, FakeJetson, Version, make_wheel, si
 from deploy.provision import board, software
 from edgesparse.fleet import keys
 
-REQUESTED = ("debootstrap", "fleet")
+REQUESTED = ("buildah", "debootstrap", "fleet")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
