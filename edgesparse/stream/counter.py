@@ -62,14 +62,16 @@ class Counter:
         entries: list[Stay] = []
         if self.counts.tracked and detections.track_id is not None:
             points, margins = anchors.tolist(), self._margins(detections)
-            for row in np.flatnonzero(detections.track_id >= 0).tolist():
-                track_id = int(detections.track_id[row])
-                known = self._objects.setdefault(track_id, _Object(track_id, int(detections.class_id[row])))
+            for row, track_id in enumerate(detections.track_id.tolist()):
+                if track_id < 0:
+                    continue
+                if (known := self._objects.get(track_id)) is None:
+                    known = self._objects[track_id] = _Object(track_id, int(detections.class_id[row]))
                 known.seen = self._frame
                 crossings += self._crossings(known, points[row], margins[row])
                 entries += self._entries(known, zones[row])
                 exits += self._exits(known, zones[row])
-                dwell[row] = tuple(known.presences[zone].seconds for zone in zones[row])
+                dwell[row] = tuple([known.presences[zone].seconds for zone in zones[row]])
             exits += self._forget(MOST_MISSED)
         self.counts = self.counts.after(tuple(crossings), tuple(entries), tuple(exits))
         return self._select(replace(detections, counts=self.counts), zones, dwell)

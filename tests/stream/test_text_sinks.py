@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sink_data import DETECTIONS, NAMES, gray_frame
 
 from edgesparse.errors import ConfigError, SinkError
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.sinks.coco_json import CocoJson
-from edgesparse.stream.sinks.json_lines import JsonLines, frame_record
+from edgesparse.stream.sinks.json_lines import JsonLines, _rounded, frame_record
 from edgesparse.stream.sinks.yolo_txt import YoloTxt
 
 # JSON lines
@@ -182,3 +184,10 @@ def test_a_data_set_of_other_categories_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 of 1 categories are no class of the detector: found 'unicorn'"):
         CocoJson(tmp_path / "results.json", NAMES, categories=data_set)
     assert not (tmp_path / "results.json").exists()
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=20), st.sampled_from([1, 3, 4]))
+def test_numbers_are_rounded_as_python_rounds_them(values: list[float], digits: int) -> None:
+    ties = [step * 10.0**-digits / 2 for step in range(-9, 10)]
+    numbers = np.array([*values, *ties], np.float32)
+    assert list(map(repr, _rounded(numbers, digits))) == [repr(round(value, digits)) for value in numbers.tolist()]

@@ -6,11 +6,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.frames import Frame
@@ -98,18 +101,23 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
 
 def detection_records(detections: Detections, names: Sequence[str]) -> list[dict[str, object]]:
     """Return detections as JSON-compatible values: `detections` of `frame_record`."""
-    rows = zip(detections.xyxy.tolist(), detections.confidence.tolist(), detections.class_id.tolist(), strict=True)
-    return [
-        {
-            "box": [round(value, 1) for value in box],
-            "confidence": round(confidence, 4),
-            "class_id": class_id,
-            "class": class_name(names, class_id),
-            **_zones_and_track(detections, number),
-            **_shape(detections, number),
-        }
-        for number, (box, confidence, class_id) in enumerate(rows)
+    columns = _rounded(detections.xyxy, 1), _rounded(detections.confidence, 4), detections.class_id.tolist()
+    records: list[dict[str, object]] = [
+        {"box": box, "confidence": confidence, "class_id": class_id, "class": class_name(names, class_id)}
+        for box, confidence, class_id in zip(*columns, strict=True)
     ]
+    for key, values in (*_zones_and_track(detections), *_shapes(detections)):
+        for record, value in zip(records, values, strict=True):
+            if value is not _ABSENT:
+                record[key] = value
+    return records
+
+
+def _rounded(values: NDArray[np.float32], digits: int) -> list[Any]:
+    """Return what `round` returns for each value: products of float32 and 10 to the `digits` are exact in float64."""
+    power = 10.0**digits
+    rounded: list[Any] = (np.rint(values.astype(np.float64) * power) / power).tolist()
+    return rounded
 
 
 def wall_time(time_ns: int) -> str:
@@ -119,33 +127,37 @@ def wall_time(time_ns: int) -> str:
     return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _shape(detections: Detections, number: int) -> dict[str, object]:
-    """What detectors for tasks other than detection report about an object."""
-    values: dict[str, object] = {}
+_ABSENT = object()
+"""The value of a record that does not have the key."""
+_Column = tuple[str, Iterable[object]]
+
+
+def _shapes(detections: Detections) -> Iterator[_Column]:
+    """What detectors for tasks other than detection report about objects, by key: a value per object."""
     if detections.masks is not None:
-        values["polygons"] = [polygon.tolist() for polygon in detections.masks[number].polygons()]
+        yield "polygons", ([polygon.tolist() for polygon in mask.polygons()] for mask in detections.masks)
     if detections.keypoints is not None:
-        values["keypoints"] = [
-            [round(x, 1), round(y, 1), round(seen, 3)] for x, y, seen in detections.keypoints[number].tolist()
-        ]
+        points = zip(
+            _rounded(detections.keypoints[..., :2], 1), _rounded(detections.keypoints[..., 2:], 3), strict=True
+        )
+        yield "keypoints", ([[*at, *seen] for at, seen in zip(*each, strict=True)] for each in points)
     if detections.rotated is not None:
-        *lengths, angle = detections.rotated[number].tolist()
-        values["rotated_box"] = [*(round(value, 1) for value in lengths), round(angle, 4)]
-    return values
+        lengths, angles = _rounded(detections.rotated[:, :4], 1), _rounded(detections.rotated[:, 4:], 4)
+        yield "rotated_box", ([*length, *angle] for length, angle in zip(lengths, angles, strict=True))
 
 
-def _zones_and_track(detections: Detections, number: int) -> dict[str, object]:
-    """Return what a detection has only if its camera has zones or objects are tracked."""
-    values: dict[str, object] = {}
+def _zones_and_track(detections: Detections) -> Iterator[_Column]:
+    """The same for what detections have only if their camera has zones or objects are tracked."""
     if detections.zones is not None:
-        values["zones"] = list(detections.zones[number])
+        yield "zones", map(list, detections.zones)
     if detections.track_id is not None:
-        track = int(detections.track_id[number])
-        values["track"] = track if track >= 0 else None
-    if detections.zones and detections.dwell and detections.dwell[number]:
-        times = zip(detections.zones[number], detections.dwell[number], strict=True)
-        values["dwell"] = {zone: round(seconds, 3) for zone, seconds in times}
-    return values
+        yield "track", (track if track >= 0 else None for track in detections.track_id.tolist())
+    if detections.zones is not None and detections.dwell is not None:
+        yield "dwell", map(_dwell, detections.zones, detections.dwell)
+
+
+def _dwell(zones: Sequence[str], seconds: Sequence[float]) -> object:
+    return {zone: round(each, 3) for zone, each in zip(zones, seconds, strict=True)} if seconds else _ABSENT
 
 
 def _counted(detections: Detections, names: Sequence[str]) -> dict[str, object]:
