@@ -78,7 +78,7 @@ class Detections:
         """
         if self.rotated is not None:
             return self.rotated[:, :2]
-        return np.stack([(self.xyxy[:, 0] + self.xyxy[:, 2]) / 2, self.xyxy[:, 3]], axis=1)
+        return np.concatenate([(self.xyxy[:, :1] + self.xyxy[:, 2:3]) / 2, self.xyxy[:, 3:]], axis=1)
 
     @property
     def corners(self) -> NDArray[np.float32] | None:

@@ -119,7 +119,8 @@ class Feed:
         """Return the detections of a frame that count. Call it in the order in which frames were taken."""
         self.status.frames += 1
         if self._thresholds is not None and len(detections):
-            detections = detections[detections.confidence >= self._thresholds[detections.class_id]]
+            enough = detections.confidence >= self._thresholds[detections.class_id]
+            detections = detections if enough.all() else detections[enough]
         if self._tracks is not None:
             weak = None if self._strong is None else detections.confidence < self._strong[detections.class_id]
             detections = self._tracks.follow(detections, weak)

@@ -61,9 +61,9 @@ class Tracks:
         objects that were seen in the previous frame and have no other box; those without an object are left out
         (ByteTrack: Zhang et al., 2022).
         """
-        measured = _measure(detections.xyxy)
+        measured, boxes_seen = _measure(detections.xyxy)
         self._predict()
-        overlap = _overlap(_boxes(self._state), _boxes(measured))
+        overlap = _overlap(_boxes(self._state), boxes_seen)
         overlap[self._class_id[:, None] != detections.class_id] = 0.0
         if weak is None or not weak.any():
             tracks, boxes = _pairs(overlap)
@@ -141,20 +141,21 @@ class Tracks:
             self._sightings, self._missed = self._sightings[keep], self._missed[keep]
 
 
-def _measure(xyxy: NDArray[np.float32]) -> Floats:
-    """Return center, area and aspect ratio [n, 4] of boxes; sides are at least one pixel long."""
+def _measure(xyxy: NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """Return center, area and aspect ratio [n, 4] of boxes, and their corners [n, 4]; sides are at least one pixel."""
     boxes = xyxy.astype(np.float64)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
-    centre = boxes[:, :2] + sides / 2
+    boxes[:, 2:] = boxes[:, :2] + sides
     width, height = sides[:, :1], sides[:, 1:]
-    return np.concatenate([centre, width * height, width / height], axis=1)
+    return np.concatenate([boxes[:, :2] + sides / 2, width * height, width / height], axis=1), boxes
 
 
 def _boxes(states: Floats) -> Floats:
-    """Return the corners [n, 4] of measurements or states."""
-    area, ratio = np.maximum(states[:, 2], 1e-6), np.maximum(states[:, 3], 1e-6)
+    """Return the corners [n, 4] of states."""
+    positive = np.maximum(states[:, 2:4], 1e-6)
+    area, ratio = positive[:, :1], positive[:, 1:]
     width = np.sqrt(area * ratio)
-    half = np.stack([width, area / width], axis=1) / 2
+    half = np.concatenate([width, area / width], axis=1) / 2
     return np.concatenate([states[:, :2] - half, states[:, :2] + half], axis=1)
 
 

@@ -157,7 +157,7 @@ def test_the_filter_is_kalmans_with_whole_matrices(path: list[tuple[float, float
     for number, (x, y, seen) in enumerate(path):
         box = (100 + x / 10, 100 + y / 10, 0)
         numbers(tracks, *([box] if seen or number == 0 else []))
-        measured = _measure(detections(box).xyxy)[0]
+        measured = _measure(detections(box).xyxy)[0][0]
         if number == 0:
             state[:4] = measured
             continue

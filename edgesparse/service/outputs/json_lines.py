@@ -30,6 +30,16 @@ class _Handler(RotatingFileHandler):
 
     error = ""
 
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        # The base class asks the file system about every record, which matters only once the file may be full.
+        return self._may_be_full(record) and bool(super().shouldRollover(record))
+
+    def _may_be_full(self, record: logging.LogRecord) -> bool:
+        try:
+            return self.stream is None or self.stream.tell() + len(record.msg) + 1 >= self.maxBytes
+        except OSError:  # not a file
+            return True
+
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         self.error = getattr(error, "strerror", None) or str(error) or type(error).__name__
