@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgesparse.backends.base import Availability, Backend, BuildOptions, BuildResult, Precision, Runner, TensorSpec
 from edgesparse.errors import BackendUnavailable, BuildError, ModelError
 from edgesparse.progress import Progress, quiet
+from edgesparse.wording import printable
 
 _REMEDY = "pip install onnxruntime"
 
@@ -44,9 +45,10 @@ class OnnxRuntimeBackend(Backend):
             if options.simplify
             else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         )
-        settings.optimized_model_filepath = str(out)
+        settings.optimized_model_filepath = _name(out)
+        name = _name(onnx)
         try:
-            session = ort.InferenceSession(str(onnx), settings, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(name, settings, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ModelError(f"{onnx.name}: ONNX Runtime refuses it: {_one_line(error)}") from error
         del session
@@ -71,9 +73,9 @@ class OnnxRuntimeBackend(Backend):
 
 class OnnxRuntimeRunner(Runner):
     def __init__(self, path: Path, threads: int) -> None:
-        ort = _import()
+        ort, name = _import(), _name(path)
         try:
-            self._session = ort.InferenceSession(str(path), _settings(ort, threads), providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(name, _settings(ort, threads), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BuildError(f"{path}: ONNX Runtime cannot load it: {_one_line(error)}") from error
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
@@ -106,6 +108,17 @@ def _import() -> Any:
     except ImportError as error:
         raise BackendUnavailable(f"onnxruntime does not import ({error}): {_REMEDY}") from error
     return onnxruntime
+
+
+def _name(path: Path) -> str:
+    """Return a path as ONNX Runtime takes it. Raises ModelError if it is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ModelError(
+            f"{printable(path)}: ONNX Runtime cannot open a name that is not UTF-8: rename it, or its folder"
+        ) from None
+    return str(path)
 
 
 def _settings(ort: Any, threads: int) -> Any:

@@ -162,6 +162,8 @@ def lines(function: Verb) -> Verb:
                 x1, y1, x2, y2 = map(float, numbers.split(","))
             except ValueError:
                 raise click.BadParameter(f"found {value}, needed NAME=X1,Y1,X2,Y2, as way=0.5,0,0.5,1") from None
+            if name in parsed:
+                raise click.BadParameter(f"found two lines named {name}, needed a name for each")
             parsed[name] = [[x1, y1], [x2, y2]]
         camera = {"name": "camera", "source": "demo", "lines": parsed}
         override(Run(), {"tracking": True, "cameras": [camera]}, "--line")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -108,14 +107,15 @@ def run(
 
 
 def _check_outputs(chosen: RunOptions) -> None:
-    """Refuse to overwrite files before anything is built; the sinks check the rest when they open."""
+    """Check files and folders before anything is built; the sinks check the rest when they open."""
+    from edgesparse.tasks.writing import check_folder, check_outputs, special
+
     outputs = [chosen.outputs[name] for name in ("jsonl", "coco", "video") if chosen.outputs[name] is not None]
     files = [Path(output) for output in outputs if str(output) != "-"]
-    for path in files:
-        if path.is_file() and not chosen.outputs["force"]:
-            raise ConfigError(f"{path} already exists: pass --force to overwrite it, or name another file")
-    if len({os.path.realpath(path) for path in files}) < len(files):
-        raise ConfigError(f"{files[-1]} is the target of two outputs: name another file")
+    check_outputs([path for path in files if not special(path)], chosen.outputs["force"])
+    for folder in (chosen.outputs["txt"], chosen.outputs["save_images"]):
+        if folder is not None:
+            check_folder(folder)
 
 
 def _with_lines(run: Run, lines: Mapping[str, Any]) -> Run:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edgesparse.backends import NAMES, backend
 from edgesparse.config import DetectorSpec
-from edgesparse.errors import ManifestMismatch, PackageError, SignatureError
+from edgesparse.errors import ConfigError, ManifestMismatch, PackageError, SignatureError
 from edgesparse.files import make_folder, sync, sync_folder
 from edgesparse.head_table import head_file
 from edgesparse.package import manifest as manifests
@@ -139,14 +139,13 @@ class Store:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Let one process at a time build a model's packages. Raises PackageError while another one does."""
+        """Let one process at a time build a model's packages. Raises PackageError while another one does, and
+        ConfigError if the folder cannot be written to."""
         try:
             make_folder(self.folder)
             file = (self.folder / ".lock").open("a+b", buffering=0)
         except OSError as error:
-            raise PackageError(
-                f"cannot write to {self.folder}: {error.strerror}: choose another with --store"
-            ) from None
+            raise ConfigError(f"cannot write to {self.folder}: {error.strerror}: choose another with --store") from None
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -94,14 +94,14 @@ def board(name: str) -> Board:
     lists the boards or modes.
     """
     known: dict[str, dict[str, Any]] = _sheet()["boards"]
-    kind, _, mode = name.partition(":")
+    kind, colon, mode = name.partition(":")
     if kind not in known:
         near = get_close_matches(kind, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise ConfigError(f"no board {kind!r} in boards.yaml: {hint}")
     row = dict(known[kind])
     modes, gpu = row.pop("modes"), row.pop("gpu")
-    mode = mode or next(iter(modes))
+    mode = mode if colon else next(iter(modes))
     if mode not in modes:
         raise ConfigError(f"{kind} has no mode {mode!r}: {', '.join(modes)}")
     return Board(kind, mode, GpuClass(gpu, **_sheet()["gpus"][gpu]), **row, **modes[mode])

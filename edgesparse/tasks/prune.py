@@ -113,7 +113,7 @@ class PruneOptions:
         elif self.images is None:
             raise ConfigError(f"--method {self.method} needs --images: a folder of images like those of the camera")
         elif self.permute:
-            raise ConfigError("--permute only applies to --method magnitude: reconstruct always reorders channels")
+            raise ConfigError("--permute only applies to --method magnitude")
         if self.annotated_images is not None and self.annotations is None:
             raise ConfigError("--annotated-images needs --annotations")
 

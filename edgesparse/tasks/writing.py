@@ -17,8 +17,8 @@ from edgesparse.files import make_folder, require_writable
 def check_outputs(outputs: Iterable[Path | None], force: bool, inputs: Iterable[Path] = ()) -> None:
     """Check the files to be written; None stands for an output that was not requested.
 
-    Raises ConfigError if one exists without `force`, is a folder or an input, is named twice, or its folder can be
-    neither written to nor created.
+    Raises ConfigError if one exists without `force`, is a folder, a pipe, a device or an input, is named twice, or its
+    folder can be neither written to nor created.
     """
     taken = {os.path.realpath(path): "is an input" for path in inputs}
     for path in outputs:
@@ -28,10 +28,17 @@ def check_outputs(outputs: Iterable[Path | None], force: bool, inputs: Iterable[
             raise ConfigError(f"{path} is a folder: name a file")
         if (reason := taken.get(os.path.realpath(path))) is not None:
             raise ConfigError(f"cannot write {path}: it {reason}; name another file")
+        if special(path):
+            raise ConfigError(f"cannot write {path}: it is a pipe or a device; name a file")
         if path.exists() and not force:
             raise ConfigError(f"{path} already exists: pass --force to overwrite it, or name another file")
         check_folder(path.parent)
         taken[os.path.realpath(path)] = "is the target of two outputs"
+
+
+def special(path: Path) -> bool:
+    """Whether a path is a pipe, a device or a socket, which a new file must not replace."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def check_folder(folder: Path) -> None:

@@ -193,9 +193,9 @@ BAD: dict[Make, tuple[int, str]] = {
     cameras_of_one_name: (2, r"needed cameras of different names, found gate, gate"),
     class_of_a_camera: (2, r"run.cameras.gate.classes: no class 'gren': did you mean 'green'\?"),
     unknown_class: (2, r"run.classes: no class 'gren': did you mean 'green'\?"),
-    output_in_a_file: (2, r"cannot write m.onnx/out.json: (Not a directory|File exists)"),
+    output_in_a_file: (2, r"m.onnx is a file: name a folder"),
     output_that_exists: (2, r"instances_val.json already exists: pass --force to overwrite it"),
-    store_in_a_file: (1, r"cannot write to m.onnx/m: Not a directory: choose another with --store"),
+    store_in_a_file: (2, r"cannot write to m.onnx/m: Not a directory: choose another with --store"),
 }
 
 
@@ -230,6 +230,8 @@ def test_bad_input(
         (["run", "m.onnx", "--tiles", "640,2"], "needed at most 0.9"),
         (["run", "m.onnx", "--conf", "2"], "Invalid value for '--conf': 2.0 is not in the range 0<=x<=1."),
         (["run", "m.onnx", "--line", "0.5,0,0.5,1"], "needed NAME=X1,Y1,X2,Y2, as way=0.5,0,0.5,1"),
+        (["run", "m.onnx", *("--line", "a=0,0,1,1") * 2], "found two lines named a, needed a name for each"),
+        (["inspect", "m.onnx", "--device", "orin-nano-8gb:"], "orin-nano-8gb has no mode ''"),
         (["run", "m.onnx", "--line", "a=0,0,0,0"], "--line: run.cameras.0.lines.a: found"),
         (["run", "m.onnx", "--line", "a=0,0,nan,0"], "--line: run.cameras.0.lines.a.1.0: found nan"),
         (["run", "demo", "--service", "--line", "a=0,0,1,0"], "--service takes its outputs from --settings"),

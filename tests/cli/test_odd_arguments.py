@@ -3,6 +3,7 @@ overwritten."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
     return tmp_path
 
 
@@ -57,6 +59,15 @@ def test_a_target_that_is_none(edgesparse: Command, tmp_path: Path, verb: tuple[
     assert contents(tmp_path) == before
 
 
+def test_a_model_whose_name_is_not_utf8(edgesparse: Command, tmp_path: Path) -> None:
+    name = os.fsdecode(b"mod\xe9l.onnx")
+    (tmp_path / "deep.onnx").rename(tmp_path / name)
+    for arguments in (("recipe", name, "-o", "-"), ("run", name, "--source", "images")):
+        ended = edgesparse(*arguments)
+        assert ended.code == 2 and "mod\\xe9l" in ended.message
+        assert "ONNX Runtime cannot open a name that is not UTF-8: rename it" in ended.message
+
+
 CREATED = [
     ("recipe", "deep.onnx", "-o", "new/a/out"),
     ("inspect", "deep.onnx", "--html", "new/a/out"),
@@ -81,12 +92,13 @@ OVERWRITE = [
     (("quantize", "deep.onnx", "-o", "t.onnx", "--images", "images", "--table", "t"), "the target of two outputs"),
     (("recipe", "deep.onnx", "-o", "deep.onnx"), "it is an input"),
     (("recipe", "deep.onnx", "-o", "images"), "images is a folder: name a file"),
+    (("slim", "deep.onnx", "-o", "pipe", "--force"), "cannot write pipe: it is a pipe or a device; name a file"),
     (("inspect", "deep.onnx", "--html", "deep.onnx"), "it is an input"),
     (("bundle", "deep.onnx", "-o", "binary.key", "--key", "binary.key"), "it is an input"),
     (("bundle", "deep.onnx", "-o", "deep.onnx/x.esb", "--key", "binary.key"), "deep.onnx is a file: name a folder"),
     (("demo", "export", "images", "--count", "1"), "images exists and is not a demo export"),
     (("demo", "export", "deep.onnx", "--count", "1"), "deep.onnx exists and is not a demo export"),
-    (("run", "deep.onnx", "--source", "images", "--jsonl", "x", "--coco", "x"), "x is the target of two outputs"),
+    (("run", "deep.onnx", "--source", "images", "--jsonl", "x", "--coco", "x"), "x: it is the target of two outputs"),
 ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packages import fill, stored
 
-from edgesparse.errors import ManifestMismatch, PackageError
+from edgesparse.errors import ConfigError, ManifestMismatch, PackageError
 from edgesparse.package.store import Store, open_package
 
 
@@ -237,7 +237,7 @@ def test_a_full_disk_is_detected_before_building(small_disk: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
-        PackageError, match=r"cannot write to .*file/model: Not a directory: choose another with --store"
+        ConfigError, match=r"cannot write to .*file/model: Not a directory: choose another with --store"
     ):
         with Store(tmp_path / "file", "model").lock():
             pass

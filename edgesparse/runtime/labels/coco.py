@@ -147,7 +147,11 @@ def _images(
             continue
         file = index.find(name)
         if file is None:
-            faults.add(f"images missing in {base}", "pass their folder with --images", name)
+            faults.add(
+                f"images missing in {base}",
+                "name their folder with --images (--annotated-images where --images are others), or accept.images",
+                name,
+            )
             file = base / PurePosixPath(name.replace("\\", "/")).name
         elif file in seen:
             faults.add("images listed twice", "list each once", name)

@@ -60,6 +60,8 @@ def check_writable(path: Path, force: bool) -> None:
 def writable_folder(folder: str | Path) -> Path:
     """Create the folder if it does not exist, and check that files can be created in it. Raises SinkError."""
     path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise SinkError(f"{printable(path)} is a file: name a folder")
     with failing(folder):
         path.mkdir(parents=True, exist_ok=True)
         require_writable(path)

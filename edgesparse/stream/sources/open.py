@@ -192,7 +192,8 @@ def _open_files(text: str, options: SourceOptions) -> Source:
         path = files[0]
     name = options.name or printable(path)
     if not path.is_file():
-        raise SourceError(f"no source {redact(printable(path))}: no such file, folder or camera")
+        reason = "neither a file nor a folder" if path.exists() else "no such file, folder or camera"
+        raise SourceError(f"no source {redact(printable(path))}: {reason}")
     if path.stat().st_size == 0:
         raise SourceError(f"cannot read {printable(path)}: the file is empty")
     if is_image(path):
