@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.errors import ConfigError
+from edgesparse.files import read_checked
 from edgesparse.wording import short
 
 _NEEDED = "needed a list, 'auto', 'coco' or a file"
@@ -40,14 +41,11 @@ def class_names(path: Path) -> tuple[str, ...]:
 
 def _lines(path: Path) -> tuple[str, ...]:
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        text = data.decode("utf-8-sig")
+        text = read_checked(path, MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        bad_text = isinstance(error, UnicodeDecodeError)
+        reason = "it is not UTF-8 text" if bad_text else getattr(error, "strerror", None) or error
         raise ConfigError(f"classes: cannot read {short(str(path), 300)!r}: {reason}; {_NEEDED}") from None
-    if len(data) > MOST_BYTES:
-        raise ConfigError(f"classes: {path} has more than {MOST_BYTES} bytes: {_NEEDED}")
     return _checked(path, [line for line in map(str.strip, text.splitlines()) if line])
 
 

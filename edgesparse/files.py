@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,11 +23,13 @@ def read_regular(path: Path, most: int) -> bytes:
     Raises FileNotFoundError if it does not exist, another OSError if it cannot be read or is not a regular file, and
     ValueError if it is larger.
     """
-    return read_checked(path, most, lambda _: None, os.O_NOFOLLOW)
+    return read_checked(path, most, flags=os.O_NOFOLLOW)
 
 
-def read_checked(path: Path, most: int, check: Check, flags: int = 0) -> bytes:
+def read_checked(path: Path, most: int = sys.maxsize - 1, check: Check | None = None, flags: int = 0) -> bytes:
     """Read a regular file whose status `check` accepts: that of the open file, which nobody can exchange.
+
+    A link is followed, unless `flags` forbid it.
 
     Raises what `read_regular` raises, and what `check` does.
     """
@@ -35,14 +38,15 @@ def read_checked(path: Path, most: int, check: Check, flags: int = 0) -> bytes:
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
-        raise OSError(f"{path} is not a regular file") from None  # a link, a socket
+        raise _not_regular(path) from None  # a link, a socket
     try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{path} is not a regular file")
-        check(status)
+            raise _not_regular(path)
+        if check is not None:
+            check(status)
         file = os.fdopen(descriptor, "rb", closefd=False)
         data = file.read(min(max(status.st_size, 1 << 20), most) + 1)
     finally:
@@ -50,6 +54,10 @@ def read_checked(path: Path, most: int, check: Check, flags: int = 0) -> bytes:
     if len(data) > most:
         raise ValueError(f"{path} has more than {most} bytes")
     return data
+
+
+def _not_regular(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def foreign_owner(status: os.stat_result) -> str:

@@ -66,13 +66,10 @@ def read(path: Path, what: str, missing: str, *, all_text: bool = False, check: 
     """Return the value of a YAML file, as `load` does.
 
     `what` names the file in messages; `missing` says what to do if it does not exist; `check` accepts the status of the
-    open file, which then must be a regular one. Raises ConfigError.
+    open file. Raises ConfigError.
     """
     try:
-        if check is not None:
-            return load(read_checked(path, MOST_BYTES, check), all_text=all_text)
-        with path.open("rb") as file:
-            return load(file.read(MOST_BYTES + 1), all_text=all_text)
+        return load(read_checked(path, MOST_BYTES, check), all_text=all_text)
     except FileNotFoundError:
         raise ConfigError(f"no {what} {path}: {missing}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

@@ -13,7 +13,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesparse import strict_yaml
 from edgesparse.errors import ConfigError
 from edgesparse.strict_yaml import YamlError, dump, load, read
 
@@ -202,5 +201,5 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_endless_file_is_not_read_to_the_end() -> None:
-    with pytest.raises(ConfigError, match=f"needed at most {strict_yaml.MOST_BYTES} bytes"):
+    with pytest.raises(ConfigError, match="/dev/zero': not a regular file"):
         read(Path("/dev/zero"), "recipe", "write one")

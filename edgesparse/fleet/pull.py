@@ -186,7 +186,9 @@ def _read_anchor(path: Path) -> bytes:
             f"no trusted root in {path}: copy the repository's metadata/1.root.json there"
         ) from None
     except (OSError, ValueError) as error:
-        raise SignatureError(f"cannot read the trusted root {path}: {error}") from None
+        raise SignatureError(
+            f"cannot read the trusted root {path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if not is_root(anchor):
         raise SignatureError(f"{path} is not a root: copy the repository's metadata/1.root.json there")
     return anchor

@@ -92,7 +92,9 @@ def read_state(path: Path, kind: type[T]) -> T | None:
         problem = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, problem["loc"]))
         raise DamagedState(f"{path}: {place}{': ' if place else ''}{problem['msg']}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DamagedState(f"{path}: {error.strerror}") from None
+    except ValueError as error:
         raise DamagedState(str(error)) from None
 
 

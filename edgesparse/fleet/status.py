@@ -60,9 +60,11 @@ def _status(root: Root, service: ServiceControl) -> dict[str, Any]:
 
 def _missing(path: Path, snapshot: tuple[int, dict[str, Any]] | None) -> str | None:
     """Return why the service has no recent status; `snapshot`: what the file holds."""
-    if snapshot is None and not path.exists():
-        return f"found no file {path}, which a running service writes every second"
     if snapshot is None:
+        try:
+            path.stat()
+        except OSError as error:
+            return f"{path}: {error.strerror}; a running service writes it every second"
         return f"{path} is not a status of a service: name the status.json that 'run --service' writes"
     age = abs(time.time() - snapshot[0] / 1e9)
     return f"{path} is {age:.0f} s old: the service has stopped or hangs" if age >= OLD else None

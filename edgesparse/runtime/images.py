@@ -72,9 +72,9 @@ def read_image(path: Path, *, apply_orientation: bool = True) -> Image:
 
     Raises ImageError, naming the file, if it cannot be read."""
     try:
-        return decode_image(read_checked(path, MAX_BYTES, lambda _: None), apply_orientation=apply_orientation)
+        return decode_image(read_checked(path, MAX_BYTES), apply_orientation=apply_orientation)
     except OSError as error:
-        reason = error.strerror or "not a regular file"
+        reason = error.strerror or str(error)
     except ValueError:
         reason = f"the file has more than {MAX_BYTES >> 30} GB"
     except ImageError as error:

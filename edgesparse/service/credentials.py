@@ -61,11 +61,10 @@ def _read(path: Path, key: str, missing: str, most: int, check: Check, flags: in
     except FileNotFoundError:
         raise ConfigError(f"{key}: no file {path}{nearest_file(path)}: {missing}") from None
     except (OSError, ValueError) as error:
-        if reason := getattr(error, "strerror", None):
-            raise ConfigError(f"{key}: cannot read {path}: {reason}") from None
         if flags and path.is_symlink():
             raise ConfigError(f"{key}: {path} is a link, needed the file itself: name {path.resolve()}") from None
-        raise ConfigError(f"{key}: {path} is not a regular file of at most {most} bytes") from None
+        reason = getattr(error, "strerror", None) or f"more than {most} bytes"
+        raise ConfigError(f"{key}: cannot read {path}: {reason}") from None
 
 
 def _single_line(data: bytes, path: Path, key: str, shortest: int) -> str:
@@ -95,6 +94,6 @@ def fingerprint(section: Section | None) -> tuple[Any, ...]:
 
 def _digest(path: Path) -> str:
     try:
-        return hashlib.sha256(read_checked(path, MAX_CERTIFICATE_BYTES, lambda _: None)).hexdigest()
+        return hashlib.sha256(read_checked(path, MAX_CERTIFICATE_BYTES)).hexdigest()
     except (OSError, ValueError):
         return ""

@@ -222,7 +222,7 @@ def _read(settings: CameraChangeSettings | None) -> CameraChanges:
     except FileNotFoundError:
         return CameraChanges()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}: cannot read {path}: {error}") from None
+        raise ConfigError(f"{key}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     try:
         values = json.loads(data)
         if not isinstance(values, dict):

@@ -16,6 +16,7 @@ from edgesparse.compress.cost import int8_gains
 from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import Recipe
 from edgesparse.errors import CalibrationError, ConfigError, ModelError
+from edgesparse.files import read_checked
 from edgesparse.int8 import calibration_table, page
 from edgesparse.int8.calibration import Calibration, CalibrationOptions
 from edgesparse.int8.placement import Placement
@@ -220,7 +221,7 @@ def _scales(path: Path | None) -> dict[str, float] | None:
     if path is None:
         return None
     try:
-        return dict(calibration_table.read(path.read_bytes()).scales)
+        return dict(calibration_table.read(read_checked(path)).scales)
     except OSError as error:
         raise CalibrationError(f"cannot read {path}: {error.strerror}") from None
     except CalibrationError as error:

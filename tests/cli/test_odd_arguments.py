@@ -68,6 +68,23 @@ def test_a_model_whose_name_is_not_utf8(edgesparse: Command, tmp_path: Path) -> 
         assert "ONNX Runtime cannot open a name that is not UTF-8: rename it" in ended.message
 
 
+PIPES = (
+    ("build", "pipe.yaml"),
+    ("build", "deep.onnx", "--names", "pipe"),
+    ("check-labels", "pipe"),
+    ("quantize", "deep.onnx", "-o", "out.onnx", "--images", "images", "--from-table", "pipe"),
+)
+
+
+@pytest.mark.parametrize("arguments", PIPES, ids=[case[0] for case in PIPES])
+def test_a_pipe_that_nobody_writes_to_does_not_block(
+    edgesparse: Command, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    os.link(tmp_path / "pipe", tmp_path / "pipe.yaml")
+    ended = edgesparse(*arguments)
+    assert ended.code == 2 and "not a regular file" in ended.message
+
+
 CREATED = [
     ("recipe", "deep.onnx", "-o", "new/a/out"),
     ("inspect", "deep.onnx", "--html", "new/a/out"),

@@ -260,7 +260,7 @@ def test_a_dead_service_is_not_healthy(deploy: Callable[..., Any], tmp_path: Pat
     deploy("1.0")
     path, root = tmp_path / "status.json", Root(tmp_path / "device")
     state = status(root, ServiceControl(status=path))
-    assert state["healthy"] is None and state["no_service"].startswith(f"found no file {path}, which")
+    assert state["healthy"] is None and state["no_service"].startswith(f"{path}: No such file or directory; a running")
     good = {"package": "build-1.0", "healthy": True, "pid": 1, "started": 1.0, "ready": True, "frames": 1, "errors": 0}
     path.write_text(json.dumps(good))
     state = status(root, ServiceControl(status=path))

@@ -63,7 +63,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "binary": (lambda path: path.write_bytes(b"\xff\x00\xfe"), ""),
     "deep": (text("[" * 200_000), ""),
     "large": (text(json.dumps({**RECORD, **JOURNAL, "why": "x" * 2_000_000})), "has more than 1048576 bytes"),
-    "a pipe": (pipe, "is not a regular file"),
+    "a pipe": (pipe, "json: not a regular file"),
     "a folder": (lambda path: (path.unlink(missing_ok=True), path.mkdir()), "Is a directory"),
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgesparse.errors import ConfigError
+from edgesparse.files import read_checked
 from edgesparse.runtime.labels.base import (
     Category,
     Content,
@@ -73,7 +74,7 @@ def read_ids(path: Path) -> DataSetIds:
 
 def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_checked(path).decode("utf-8-sig")
         content = json.loads(text)
         if any(text.count(f'"{part}"') > 1 for part in PARTS):  # JSON keeps the last of two lists with one name
             json.loads(text, object_pairs_hook=require_unique)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.errors import ConfigError
+from edgesparse.files import read_checked
 from edgesparse.runtime.images import SUFFIXES, is_image, natural_order
 from edgesparse.runtime.labels.base import (
     Category,
@@ -126,7 +127,9 @@ def _images_in(folder: Path) -> Iterator[Path]:
 def _listed(place: Path, root: Path) -> list[Path]:
     """Return the images in a list: relative to the list with './', else to the data set's root."""
     try:
-        lines = [line.strip() for line in place.read_text("utf-8-sig").splitlines() if Path(line.strip()).name]
+        lines = [
+            line.strip() for line in read_checked(place).decode("utf-8-sig").splitlines() if Path(line.strip()).name
+        ]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the list {place}: {error}; needed a text file with an image per line") from None
     return [place.parent / line[2:] if line.startswith("./") else root / line for line in lines]
@@ -153,7 +156,7 @@ def _keypoint_values(content: dict[str, Any], path: Path) -> int:
 def _boxes(file: Path, image: int, columns: _Columns, faults: Faults) -> Iterator[LabeledBox]:
     classes = columns.classes
     try:
-        lines = file.read_text("utf-8-sig").splitlines()
+        lines = read_checked(file).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         faults.add("label files that cannot be read", "replace them", f"{file.name}: {error}")
         return
