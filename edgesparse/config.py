@@ -280,9 +280,7 @@ _FOLDERS = ("accept.images", "calibrate.images", "deploy.images")
 
 def parse(values: dict[str, Any], where: str) -> Recipe:
     """Validate a mapping as a recipe. Raises ConfigError, whose message starts with `where`."""
-    return typed(
-        Recipe, values, where, {"head": [*HEAD_ALIASES], "build.candidates": ["a list such as [fp16, fp16-2:4]"]}
-    )
+    return typed(Recipe, values, where, {"head": [*HEAD_ALIASES], "build.candidates": ["a list as [fp16, int8-qdq]"]})
 
 
 def override(run: Run, changes: dict[str, Any], where: str = "command line") -> Run:
