@@ -59,7 +59,8 @@ class Report:
         """Refused requests of HTTP clients, by status."""
         self.reloads = {"done": 0, "refused": 0}
         self.reading = Reading()
-        self.started = time.time()
+        self.started, self._began = time.time(), time.monotonic()
+        """By the clock of that moment, which NTP may have set since: it identifies this start. See `uptime`."""
         self.joules: float | None = None
         """Energy of the board since the service started; None if the board does not report its power."""
         self._measured_at = 0.0
@@ -68,6 +69,11 @@ class Report:
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self._counts: deque[tuple[float, dict[str, int]]] = deque(maxlen=RATE_SECONDS + 1)
         self._seen = 0
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the service started."""
+        return time.monotonic() - self._began
 
     @property
     def identity(self) -> Identity:
@@ -130,7 +136,7 @@ class Report:
                 ages[camera.name] = percentiles[0] if percentiles else None
         latency = milliseconds(recent.latency, 50, 99)
         return {
-            "t": round(time.time(), 1),
+            "t": time.monotonic(),
             "latency": list(latency) or [None, None],
             "age": ages,
             "objects": self._objects(),
@@ -167,6 +173,7 @@ class Report:
             **{key: getattr(self.identity, key) for key in ("package", "model", "backend", "precision")},
             "pid": os.getpid(),
             "started": round(self.started, 3),
+            "uptime_s": round(self.uptime, 1),
             "time": round(time.time(), 3),
             "ready": self.health.up,
             "healthy": judgement.alive,
@@ -193,13 +200,14 @@ class Report:
 
     def live(self) -> dict[str, Any]:
         """Return what the web page shows."""
+        ahead = time.time() - time.monotonic()
         engine = {key: value for key, value in asdict(self.identity).items() if key != "classes"}
         return {
             **self.status(),
             "engine": engine,
             "limit": self.governor.why,
             "refused": self.refusal,
-            "history": list(self.history),
+            "history": [{**point, "t": round(point["t"] + ahead, 1)} for point in self.history],
             "in_view": {
                 name: view.record(self.identity.classes, self.outputs.zones(name))
                 for name, view in self.tally.in_view.now().items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import subprocess
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,6 +103,16 @@ def test_energy_follows_from_power_and_rate(report: Report) -> None:
 
 @pytest.mark.promtool
 @pytest.mark.skipif(PROMTOOL is None, reason="needs promtool: apt install prometheus")
+def test_the_clock_may_be_set_while_the_service_runs(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board without a battery starts in 1970, until NTP answers: no service has then run for decades."""
+    life, now = report.status()["started"], time.time() + 50 * 365 * 86_400
+    monkeypatch.setattr(time, "time", lambda: now)
+    state = report.live()
+    assert state["started"] == life, "which identifies the process"
+    assert 0 <= state["uptime_s"] < 60 and abs(samples(report, "start_time_seconds")[()] - now) < 60
+    assert len(state["history"]) == 2 and all(0 <= now - point["t"] < 60 for point in state["history"])
+
+
 def test_prometheus_finds_no_fault_in_the_metrics(report: Report) -> None:
     command = [str(PROMTOOL), "check", "metrics"]
     done = subprocess.run(command, input=exposition(report), capture_output=True, check=False)

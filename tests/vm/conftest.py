@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.extend(str(Path(__file__).resolve().parents[1] / room) for room in ("crash", "fleet", "service"))
+sys.path.extend(str(Path(__file__).resolve().parents[1] / room) for room in ("crash", "deploy", "fleet", "service"))
 
 from make_image import CACHE, CannotMake, Image, make_image
 from payload import make_disk, make_wheelhouse

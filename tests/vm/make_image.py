@@ -36,8 +36,8 @@ PYTHON = "3.11"
 LOCK = ROOT / "deploy" / "locks" / "pip-opencv.txt"
 VENV = "opt/edgesparse"
 PACKAGES = (
-    "busybox-static ca-certificates dbus iproute2 kmod openssl procps python3 python3-venv systemd systemd-sysv udev"
-    " v4l-utils"
+    "busybox-static ca-certificates dbus iproute2 kmod openssh-server openssl procps python3 python3-venv systemd"
+    " systemd-sysv systemd-timesyncd tzdata udev v4l-utils"
 )
 UNUSED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 NO_DRIVERS = ("gpu", "infiniband", "net/ethernet", "net/wireless", "scsi", "staging", "usb", "iio", "hwmon")
@@ -105,6 +105,8 @@ MASKED = (
     *("e2scrub_reap.service", "getty.target", "systemd-binfmt.service", "systemd-logind.service"),
 )
 """What a test does not need and what slows a boot."""
+STOPPED = ("multi-user.target.wants/ssh.service", "sshd.service", "sysinit.target.wants/systemd-timesyncd.service")
+"""Started only by the tests that need them."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ def _configure(root: Path) -> None:
     for name in MASKED:
         (units / name).unlink(missing_ok=True)
         (units / name).symlink_to("/dev/null")
+    for name in STOPPED:
+        (units / name).unlink(missing_ok=True)
     for name in ("etc/resolv.conf", "var/lib/dbus/machine-id"):
         (root / name).unlink(missing_ok=True)
 

@@ -56,11 +56,14 @@ class Machine:
 
     `power_cut` is SIGKILL to QEMU: what the guest had not written to its disk, and what QEMU had not written of the
     overlay's tables, is lost. `start` then boots the same disk again. QEMU ends with this process too. `options` are
-    added to the kernel's command line.
+    added to the kernel's command line. A connection to `port` of this machine's loopback reaches the guest's SSH
+    server; it has no other network.
     """
 
-    def __init__(self, image: Image, disks: Disks, folder: Path, *, memory: int = 1024, options: str = "") -> None:
-        self._image, self._disks, self._memory, self._options = image, disks, memory, options
+    def __init__(
+        self, image: Image, disks: Disks, folder: Path, *, memory: int = 1024, options: str = "", port: int = 0
+    ) -> None:
+        self._image, self._disks, self._memory, self._options, self._ssh = image, disks, memory, options, port
         folder.mkdir(parents=True, exist_ok=True)
         self.overlay, self.console = folder / "disk.qcow2", folder / "console.log"
         # Addresses of UNIX sockets are short, and folders of tests are not.
@@ -110,6 +113,9 @@ class Machine:
         options += [word for pair in pairs.items() for word in pair]
         for device in ("virtio-rng-pci", "virtio-serial-pci", "virtserialport,chardev=port,name=edgesparse"):
             options += ["-device", device]
+        if self._ssh:
+            options += ["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self._ssh}-:22"]
+            options += ["-device", "virtio-net-pci,netdev=net,romfile="]
         if self._disks.speed:
             options += ["-object", f"throttle-group,id=slow,x-bps-total={self._disks.speed}"]
         disks = {

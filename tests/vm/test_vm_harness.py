@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import runpy
 import socket
 import struct
 import subprocess
@@ -106,3 +107,9 @@ def test_only_what_follows_the_last_flush_may_be_lost() -> None:
     assert len({len(each) for each in kept}) > 3 and any(len(write.data) == SECTOR for each in kept for write in each)
     assert {write.offset for each in kept for write in each} == {write.offset for write in writes}
     assert all(write.offset < 5 * 2 * SECTOR for write in survivors(writes, 5, rng)), "none of what came later"
+
+
+def test_the_time_server_answers_what_it_was_told() -> None:
+    answer = runpy.run_path(str(HERE / "inside" / "sntp.py"))["answer"](bytes(40) + b"the ask.", 1_000_000_000.5)
+    assert len(answer) == 48 and answer[0] & 7 == 4 and answer[1] == 1 and answer[24:32] == b"the ask."
+    assert struct.unpack(">II", answer[40:]) == (1_000_000_000 + 2_208_988_800, 1 << 31)

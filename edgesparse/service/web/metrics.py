@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ class _Collector(Collector):
         restarts = [(thread.name, thread.restarts) for thread in thread_states()]
         yield _each("thread_restarts", "How often a thread failed and was restarted.", "thread", restarts)
         yield _each("reloads", "Reloads by outcome.", "outcome", report.reloads.items())
-        yield _gauge("start_time_seconds", "Start time of the service, in seconds since 1970.", report.started)
+        started = round(time.time() - report.uptime)
+        yield _gauge("start_time_seconds", "Start time of the service, in seconds since 1970.", started)
 
 
 def exposition(report: Report) -> bytes:

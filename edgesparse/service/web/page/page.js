@@ -254,7 +254,7 @@ function facts(status) {
   pairs(byId("engine"), [
     ["Package", engine.package], ["Precision", engine.precision], ["Backend", `${engine.backend} (${engine.version})`],
     ["2:4", engine.layers ? `${engine.sparse_layers} of ${engine.layers} layers run sparse` : "no layer runs sparse"],
-    ["Built", engine.created], ["Running for", span(status.time - status.started)], ["Frames", number(status.frames)],
+    ["Built", engine.created], ["Running for", span(status.uptime_s)], ["Frames", number(status.frames)],
     ["Shadow", shadow(status.shadow)],
   ]);
   const hard = status.hard_frames;
