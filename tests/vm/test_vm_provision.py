@@ -9,6 +9,8 @@ from provisioned import Provisioned, Start, serves
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
+PYTHON = "/opt/edgesparse/bin/python"
+
 
 def test_a_root_becomes_a_running_service(provisioned: Provisioned) -> None:
     """The check announces what the run changes; a second run and a second check change nothing."""
@@ -33,8 +35,9 @@ def test_files_have_the_promised_owners_and_modes(start: Start) -> None:
     assert dict(line.split(" ", 1) for line in listing) == expected
     groups = machine.check("id -nG edgesparse").split()
     assert "video" in groups and "root" not in groups
-    keys = machine.check("find /var/lib/edgesparse -name '*key*' -type f -printf '%m %u\\n'").splitlines()
-    assert keys and set(keys) == {"600 edgesparse"}
+    code = "from edgesparse.package import sign; sign.create_key()"  # as the first package with native code does
+    machine.check(f"runuser -u edgesparse -- env EDGESPARSE_STATE=/var/lib/edgesparse {PYTHON} -c '{code}'")
+    assert machine.check("stat -c '%U %a' /var/lib/edgesparse/key").strip() == "edgesparse 600"
 
 
 def test_what_the_guide_says_removes_everything(start: Start) -> None:
