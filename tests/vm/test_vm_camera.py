@@ -67,3 +67,20 @@ def test_a_camera_that_is_unplugged_comes_back(start: Start) -> None:
         until_camera(machine, "live")
         assert serves(machine)["pid"] == pid
     assert show(machine, "NRestarts") == "0" and camera(machine)["reopened"] == 2
+
+
+def test_a_name_that_udev_makes_is_followed(start: Start) -> None:
+    """/dev/v4l/by-path, also after the camera was unplugged and the link was gone with it."""
+    machine = start()
+    (name,) = machine.check("ls /dev/v4l/by-path").split()
+    assert name.startswith("platform-vivid") and name.endswith("-video-index0")
+    machine.check(f"sed -i 's#/dev/video0#/dev/v4l/by-path/{name}#' /etc/edgesparse/device.yaml")
+    machine.check("systemctl reload edgesparse")
+    machine.until("journalctl -u edgesparse --no-pager | grep -q 'reloaded:'", 120)
+    pid = serves(machine)["pid"]
+    assert "by-path" in camera(machine)["source"]
+    machine.check(f"echo vivid.0 > {DRIVER}/unbind; udevadm settle; ! test -e /dev/v4l/by-path/{name}")
+    until_camera(machine, "away")
+    machine.check(f"echo vivid.0 > {DRIVER}/bind; udevadm settle")
+    until_camera(machine, "live")
+    assert serves(machine)["pid"] == pid

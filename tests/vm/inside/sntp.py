@@ -18,9 +18,9 @@ def stamp(seconds: float) -> int:
 
 def answer(request: bytes, seconds: float) -> bytes:
     """Return the answer of a server at stratum 1 to a client's request of 48 bytes."""
-    asked = request[40:48]
+    original = request[40:48]
     head = struct.pack(">BBbb", 4 << 3 | 4, 1, 4, -20) + bytes(8) + b"TEST"
-    return head + struct.pack(">Q", stamp(seconds)) + asked + 2 * struct.pack(">Q", stamp(seconds))
+    return head + struct.pack(">Q", stamp(seconds)) + original + 2 * struct.pack(">Q", stamp(seconds))
 
 
 def main() -> None:
