@@ -44,6 +44,11 @@ def test_the_timer_and_the_unit_of_polls_are_valid(unit: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_a_poll_outlives_a_build_that_runs_out_of_memory() -> None:
+    """By default, systemd ends the whole unit once the kernel has ended one of its processes."""
+    assert "\nOOMPolicy=continue\n" in (UNIT.parent / "edgesparse-pull.service").read_text()
+
+
 def test_verify_reports_a_wrong_key(unit: Path) -> None:
     unit.write_text(unit.read_text().replace("WatchdogSec=", "WatchdogSeconds="))
     assert "WatchdogSeconds" in analyze("verify", str(unit)).stderr
