@@ -38,7 +38,7 @@ def recipe_of(target: Path, names: str | None = None) -> Recipe:
         recipe = parse({"model": str(target)}, str(target))
     else:
         refuse_foreign(target)
-        raise ConfigError(f"{target}: needed a recipe (.yaml), a model (.onnx), a package's folder, or 'demo'")
+        raise ConfigError(f"{target}: needed a recipe (.yaml), a model (.onnx) or 'demo'")
     return recipe.model_copy(update={"classes": named_classes(names, Path())}) if names else recipe
 
 

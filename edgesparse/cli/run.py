@@ -110,6 +110,8 @@ def _check_outputs(chosen: RunOptions) -> None:
     """Check files and folders before anything is built; the sinks check the rest when they open."""
     from edgesparse.tasks.writing import check_folder, check_outputs, special
 
+    if str(chosen.outputs["coco"]) == "-":
+        raise ConfigError("--coco -: name a file; only --jsonl can write to standard output")
     outputs = [chosen.outputs[name] for name in ("jsonl", "coco", "video") if chosen.outputs[name] is not None]
     files = [Path(output) for output in outputs if str(output) != "-"]
     check_outputs([path for path in files if not special(path)], chosen.outputs["force"])

@@ -117,6 +117,7 @@ def rotate(old: Path, path: Path, days: int | None, overlap: int, folder: Path) 
     before = read_private(old).public
     last = _today() + timedelta(overlap)
     before = replace(before, expires=min(before.expires or last, last))
+    _require_folder(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty: name a new folder")
     _new_files(path)
@@ -169,11 +170,17 @@ def trusted(folder: Path) -> list[PublicKey]:
 
     Raises SignatureError if there is none, or if a user other than root and this one could add or change one.
     """
+    _require_folder(folder)
     files = sorted(folder.glob("*.pub"))
     if not files:
         raise SignatureError(f"no trusted key in {folder}: add the public key (NAME.pub) of whoever signs bundles")
     check_owner(folder, folder.stat())
     return [read_public(path, partial(check_owner, path)) for path in files]
+
+
+def _require_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file: name a folder")
 
 
 def _read(path: Path, check: Check, remedy: str = "") -> bytes:

@@ -231,6 +231,8 @@ def test_bad_input(
         (["run", "m.onnx", "--conf", "2"], "Invalid value for '--conf': 2.0 is not in the range 0<=x<=1."),
         (["run", "m.onnx", "--line", "0.5,0,0.5,1"], "needed NAME=X1,Y1,X2,Y2, as way=0.5,0,0.5,1"),
         (["run", "m.onnx", *("--line", "a=0,0,1,1") * 2], "found two lines named a, needed a name for each"),
+        (["run", "m.onnx", "--coco", "-"], "--coco -: name a file; only --jsonl can write to standard output"),
+        (["keys", "show", "/dev/null"], "/dev/null is a file: name a folder"),
         (["inspect", "m.onnx", "--device", "orin-nano-8gb:"], "orin-nano-8gb has no mode ''"),
         (["run", "m.onnx", "--line", "a=0,0,0,0"], "--line: run.cameras.0.lines.a: found"),
         (["run", "m.onnx", "--line", "a=0,0,nan,0"], "--line: run.cameras.0.lines.a.1.0: found nan"),
