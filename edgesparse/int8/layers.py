@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from edgesparse.errors import CalibrationError, ModelError, SparsityError
-from edgesparse.model.layers import behind_selection, layer_name, layer_nodes
+from edgesparse.errors import ModelError, SparsityError
+from edgesparse.model.layers import behind_selection, layer_name, layer_nodes, require_layers
 from edgesparse.model.weights import LAYERS, Weight, weight_of
 from edgesparse.model.wiring import Wiring, reads
 from edgesparse.sparsity import mask
@@ -45,11 +44,11 @@ class Kernel:
 def int8_layers(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> tuple[list[Kernel], dict[str, str]]:
     """Return the layers that run in INT8, in graph order, and for each other layer, by name, why it stays float.
 
-    Raises ModelError if `model` already has Q/DQ, is FP16 or has no layer that can be INT8, and CalibrationError
-    if a name in `keep` matches no layer.
+    Raises ModelError if `model` already has Q/DQ, is FP16 or has no layer that can be INT8, or if a name in `keep`
+    matches no layer.
     """
     refuse_unfit(model)
-    _check_names(keep, [layer_name(node) for node in layer_nodes(wiring)])
+    require_layers(keep, wiring)
     selected = {name: SELECTED.format(cause) for name, cause in behind_selection(wiring).items()}
     heads = selected | _heads(wiring)
     kernels: list[Kernel] = []
@@ -93,15 +92,6 @@ def runs_sparse(wiring: Wiring, kernel: Kernel) -> bool:
     if why_not(wiring, kernel.node, weight) is not None:
         return False
     return mask.violations(weight.values != 0, weight.axis)[0] == 0
-
-
-def _check_names(names: Collection[str], known: list[str]) -> None:
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            raise CalibrationError(
-                f"cannot keep {name!r} in float: no such layer" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
 
 
 def _kernel(wiring: Wiring, node: NodeProto, heads: dict[str, str], keep: Collection[str]) -> Kernel | str:

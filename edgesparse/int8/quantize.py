@@ -91,8 +91,8 @@ def quantize(
     largest; a tensor that was always zero (scale 0) gets 1. Layers named in `keep` stay float. The scale of weights is,
     per output channel, their largest magnitude over 127.
 
-    Raises ModelError if the model is already quantized, is FP16, or has no layer to quantize; CalibrationError if a
-    scale is missing or not finite, or a name in `keep` matches no layer; SparsityError if 2:4 weights would not stay
+    Raises ModelError if the model is already quantized, is FP16, or has no layer to quantize, or a name in `keep`
+    matches no layer; CalibrationError if a scale is missing or not finite; SparsityError if 2:4 weights would not stay
     2:4.
     """
     qdq = plan(model, placement, keep)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
 from math import prod
 
 from onnx import NodeProto
 
+from edgesparse.errors import ModelError
 from edgesparse.model.weights import LAYERS, Weight, readers
 from edgesparse.model.wiring import Shape, Wiring, attribute, reads
 
@@ -54,6 +56,15 @@ def layer_nodes(wiring: Wiring) -> Iterator[NodeProto]:
 def layer_name(node: NodeProto) -> str:
     """Return the node's name, or that of its first output if it has none."""
     return node.name or node.output[0]
+
+
+def require_layers(names: Collection[str], wiring: Wiring) -> None:
+    """Raise ModelError for a name that is no layer's."""
+    known = [layer_name(node) for node in layer_nodes(wiring)]
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise ModelError(f"no layer {name!r} in this model" + (f": did you mean {near[0]!r}?" if near else ""))
 
 
 def sharers(wiring: Wiring, node: NodeProto, weight: Weight) -> list[NodeProto]:

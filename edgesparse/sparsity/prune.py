@@ -6,17 +6,16 @@ training afterwards; `reconstruct` does not.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from edgesparse.errors import ModelError, SparsityError
+from edgesparse.errors import SparsityError
 from edgesparse.model.check import require_finite
-from edgesparse.model.layers import NOT_FINITE, layer_name, layer_nodes, sharers
+from edgesparse.model.layers import NOT_FINITE, layer_name, layer_nodes, require_layers, sharers
 from edgesparse.model.weights import Weight, weight_of
 from edgesparse.model.wiring import Array, Wiring
 from edgesparse.progress import Progress, quiet
@@ -98,7 +97,7 @@ def chosen(wiring: Wiring, names: Collection[str] | None = None) -> Iterator[tup
     raises.
     """
     nodes = list(layer_nodes(wiring))
-    _check_names(names or (), [layer_name(node) for node in nodes])
+    require_layers(names or (), wiring)
     count = 0
     for node in nodes:
         if names is not None and layer_name(node) not in names:
@@ -123,13 +122,6 @@ def _weight(wiring: Wiring, node: NodeProto) -> tuple[str | None, Weight | None]
     except SparsityError as error:
         return str(error), None
     return why_not(wiring, node, weight), weight
-
-
-def _check_names(names: Collection[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            raise ModelError(f"no layer {name!r} in this model" + (f": did you mean {near[0]!r}?" if near else ""))
 
 
 def _check_sharers(wiring: Wiring, node: NodeProto, weight: Weight, names: Collection[str] | None) -> None:

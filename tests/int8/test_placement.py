@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto
 from patterns import WIDTH, conv, graph, relu, silu, weights
 from small_models import model, node, random
 
-from edgesparse.errors import CalibrationError, ModelError
+from edgesparse.errors import ModelError
 from edgesparse.int8.placement import Placement, plan
 from edgesparse.sparsity.mask import mask_2to4
 
@@ -120,7 +120,7 @@ def test_layers_kept_in_float_read_float_and_cost_nothing_elsewhere() -> None:
     assert pairs(patterns.shared(), keep=["b"]) == {"x": {"a"}, "ar": {"c"}, "product": {"next"}}
     assert pairs(patterns.silu_chain(), keep=["next"]) == {"x": {"a"}}
     assert plan(patterns.shared(), keep=["b"]).float_because["b"] == "kept in float, as requested"
-    with pytest.raises(CalibrationError, match="'nxet' in float: no such layer; did you mean 'next'"):
+    with pytest.raises(ModelError, match="no layer 'nxet' in this model: did you mean 'next'"):
         plan(patterns.shared(), keep=["nxet"])
 
 
