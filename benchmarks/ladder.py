@@ -34,9 +34,9 @@ from edgesparse.model.load import save as save_model
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.labels.read import Labels
 from edgesparse.sparsity.inspect import inspect
-from edgesparse.tasks import fit_steps
+from edgesparse.tasks import fit_network
 from edgesparse.tasks.fit import fit_folder
-from edgesparse.tasks.fit_steps import FitOptions, Settings
+from edgesparse.tasks.fit_network import FitOptions, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PLOT = ROOT / "docs" / "images" / "ladder.svg"
@@ -102,15 +102,15 @@ def student(recipe: Recipe, trained: Path, folder: Path) -> dict[str, Any]:
     """The distilled network: as it was trained, with Q/DQ, on the evaluation images; predicted after `slim`."""
     model, training = read_result(trained)
     settings = Settings(FitOptions(device=DEVICE), recipe, "", folder)
-    network = fit_steps.base(recipe.model_copy(update={"model": trained / "trained.onnx"}), settings, "student")
+    network = fit_network.base(recipe.model_copy(update={"model": trained / "trained.onnx"}), settings, "student")
     labels = _labels(recipe)
-    _, spec = fit_steps.scored(network)
+    _, spec = fit_network.scored(network)
     score = ModelScorer(spec, labels, lambda done, total: _show("scoring the student", done, total))(model)
     names = tuple(layer.name for layer in inspect(load(network.model)).layers if layer.sparse)
     precision = "int8" if training["scales"] else "fp16"
-    ms = fit_steps.milliseconds(replace(network, precision=precision, sparse=names), settings)
-    slim = fit_steps.slimmed(replace(network, precision=precision), settings, _show)
-    slim_ms = fit_steps.milliseconds(replace(slim, precision=precision, sparse=names), settings)
+    ms = fit_network.milliseconds(replace(network, precision=precision, sparse=names), settings)
+    slim = fit_network.slimmed(network, settings, "student-slim", _show)
+    slim_ms = fit_network.milliseconds(replace(slim, precision=precision, sparse=names), settings)
     save_model(model, folder / "student-int8.onnx")
     return {
         "precision": precision,

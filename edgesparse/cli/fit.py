@@ -36,6 +36,15 @@ if TYPE_CHECKING:
     "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Lose at most this [default: 1; 15 unlabeled]."
 )
 @click.option("--minutes", type=options.Number(0, 1e6, min_open=True), metavar="N", help="End the search after this.")
+@click.option(
+    "--student",
+    "students",
+    type=options.PATH,
+    multiple=True,
+    metavar="MODEL.onnx",
+    help="Also start here, e.g. from distill's result; repeatable.",
+)
+@click.option("--steps", type=options.Count(0), default=0, metavar="N", help="Train 2:4 weights for so many steps.")
 @click.option("--build", type=options.Count(0), default=0, metavar="N", help="Build and time the N fastest here.")
 @options.names
 @options.force
@@ -43,19 +52,20 @@ if TYPE_CHECKING:
 def fit(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
     """Search for a faster network that loses at most this much mAP.
 
-    Tries INT8, a smaller input, slim, fewer channels and 2:4, in this order. Each starts from what the earlier ones
-    left, and is kept if the board is predicted to run it at least 1 % faster and its mAP, measured here on
-    --annotations, stays within --max-drop. The result is then scored on the recipe's accept.annotations, which must be
-    others. Nothing is trained. Latencies are predicted; with --build, the networks that are predicted to be fastest are
-    built and timed on this machine, and the fastest engine that passes the recipe's gate decides. After an
-    interruption, the same command continues.
+    Starts from the network as it is, with a smaller input, and from each --student; each is also rewritten by slim. For
+    each layer and block of channels it predicts what INT8, 2:4 and fewer channels save on the board, and measures how
+    much each alone changes the boxes. A knapsack finds the best set for any change; the best few networks are made, and
+    the fastest whose mAP, measured here on --annotations, is within --max-drop is the result. It is then scored on the
+    recipe's accept.annotations, which must be others. Nothing is trained, except with --steps. Latencies are predicted;
+    with --build, the networks that are predicted to be fastest are built and timed on this machine, and the fastest
+    engine that passes the recipe's gate decides. After an interruption, the same command continues.
 
-    Without --annotations, the boxes that the float network keeps on --images take the place of labels: steps are chosen
-    on half of the images, and the result is reported on the others. Scores are then agreement with the float network,
-    which falls faster than accuracy: --max-drop is 15 points by default, instead of 1.
+    Without --annotations, the boxes that the float network keeps on --images take the place of labels: networks are
+    chosen on half of the images, and the result is reported on the others. Scores are then agreement with the float
+    network, which falls faster than accuracy: --max-drop is 15 points by default, instead of 1.
     """
     from edgesparse.tasks.fit import fit_folder
-    from edgesparse.tasks.fit_steps import FitOptions
+    from edgesparse.tasks.fit_network import FitOptions
 
     with progress() as advance:
         report = fit_folder(target, output, FitOptions(**fields), advance)
@@ -81,15 +91,21 @@ def _show(report: FitReport) -> None:
         ),
         numbers=3,
     )
-    if any(rung.engine for rung in report.rungs):
+    table(
+        "networks that were tried",
+        ("network", "result", "reason", "ms", f"{report.measure} choosing"),
+        ((trial.name, trial.outcome, trial.why, _cell(trial.ms, 2), _cell(trial.score, 1)) for trial in report.trials),
+        numbers=2,
+    )
+    if any(trial.engine for trial in report.trials):
         table(
             "built and timed on this machine",
-            ("step", "engine", "ms"),
-            ((rung.name, rung.engine, _cell(rung.measured, 3)) for rung in report.rungs if rung.engine),
+            ("network", "engine", "ms"),
+            ((trial.name, trial.engine, _cell(trial.measured, 3)) for trial in report.trials if trial.engine),
             numbers=1,
         )
     lost = f"{report.drop:.1f} points of {report.measure} lost"
-    click.echo(f"{report.result.name}: predicted {report.speedup:.2f} times as fast as FP32; {lost}")
+    click.echo(f"{report.chosen}: predicted {report.speedup:.2f} times as fast as FP32; {lost}")
     if report.measure == AGREEMENT:
         click.echo(WEAKER)
 

@@ -17,7 +17,7 @@ from edgesparse.model.shapes import shapes
 from edgesparse.model.weights import LAYERS
 from edgesparse.model.wiring import Shape, attribute
 from edgesparse.predict.boards import Board, fitted
-from edgesparse.predict.fusion import Work, dense_layers
+from edgesparse.predict.fusion import Work, dense_layers, fused_layers
 from edgesparse.predict.roofline import predict
 
 BLOCK = 32
@@ -71,6 +71,17 @@ def int8_gains(model: ModelProto, board: Board) -> dict[str, float]:
     conversion = 1e3 * fitted().layer_clocks / (board.gpu_mhz * 1e6)
     inner = _before_others(model)
     return {name: half[name] - ms + (conversion if name in inner else 0.0) for name, ms in byte.items()}
+
+
+def sparse_gains(model: ModelProto, board: Board, precision: str) -> dict[str, float]:
+    """Return the milliseconds that 2:4 saves in each layer where TensorRT is likely to run it, by name.
+
+    Raises what `cost` raises.
+    """
+    works = fused_layers(model)
+    dense, sparse = predict(works, board, precision), predict(works, board, precision, "likely")
+    pairs = zip(dense.layers, sparse.layers, strict=True)
+    return {before.name: before.ms - after.ms for before, after in pairs if before.ms > after.ms}
 
 
 def _before_others(model: ModelProto) -> set[str]:

@@ -9,7 +9,7 @@ allows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -108,23 +108,30 @@ def narrow(
     options, task = options or NarrowOptions(), task or Task()
     options.check(task.score is not None)
     require_finite(model)
-    weights = None if task.objects is None else PositionWeights.of(task.objects)
     with blas_on_one_core():
-        return _Narrowing(model, FitData(batches, weights), options, task, progress).run()
+        return Narrowing(model, batches, options, task, progress).run()
 
 
-class _Narrowing:
+class Narrowing:
+    """The widths to which a model's blocks may be reduced, and the model without any set of channels.
+
+    The constructor raises what `narrow` raises for the model and the images.
+    """
+
     def __init__(
-        self, model: ModelProto, data: FitData, options: NarrowOptions, task: Task, progress: Progress
+        self, model: ModelProto, batches: Batches, options: NarrowOptions, task: Task, progress: Progress
     ) -> None:
-        self.model, self.data, self.options, self.task, self.progress = model, data, options, task, progress
+        weights = None if task.objects is None else PositionWeights.of(task.objects)
+        self.model, self.data, self.options, self.task = model, FitData(batches, weights), options, task
+        self.progress = progress
         self.board: Board = board(options.device)
         self.coupled = Coupled(model)
         self.ms = self._ms(model)
-        self.states = States(options.state_dir, model, data, METHOD)
+        self.states = States(options.state_dir, model, self.data, METHOD)
 
     def run(self) -> Result:
-        widths = self._measured()
+        """Return what `narrow` returns."""
+        widths = self.widths()
         plans = self._plans(in_order(widths))
         share, max_drop = self.options.share or 0.0, self.options.allowed_drop
         saved = np.array([self.ms - plan.ms for plan in plans]) / self.ms
@@ -156,8 +163,8 @@ class _Narrowing:
     def _ms(self, model: ModelProto) -> float:
         return cost(model, self.board, PRECISION).ms
 
-    def _measured(self) -> list[Width]:
-        """Every width of every block that saves time."""
+    def widths(self) -> list[Width]:
+        """Return every width of every block that saves time."""
         step = stride(self.data.batches, IMAGES)
         some = FitData(lambda: islice(iter(self.data.batches()), 0, None, step), _every(self.data.weights, step))
         outputs = ReferenceOutputs(self.model, some.batches, self.task.read)
@@ -185,7 +192,7 @@ class _Narrowing:
 
     def _gain(self, dropped: Sequence[int]) -> float:
         try:
-            return self.ms - self._ms(remove(self.coupled, self.model, dropped))
+            return self.ms - self._ms(self.shape_without(dropped))
         except Inapplicable:
             return 0.0
 
@@ -195,7 +202,7 @@ class _Narrowing:
         for width in widths:
             dropped = plans[-1].dropped | frozenset(width.dropped)
             try:
-                ms = self._ms(remove(self.coupled, self.model, dropped))
+                ms = self._ms(self.shape_without(dropped))
             except Inapplicable:
                 continue
             if ms < plans[-1].ms - LEAST * self.ms:
@@ -209,18 +216,26 @@ class _Narrowing:
         if not plan.dropped:
             layers: tuple[NarrowedLayer, ...] = ()
             return self.model, NarrowReport(str(self.board), self.ms, self.ms, layers, self._score, self._score)
-        state = self.states.of(f"rebuild {sorted(plan.dropped)}")
-        inputs = self._inputs(plan)
-        whole, fits = rebuild(self.model, (), self.data, state, self.progress, inputs)
-        model = remove(self.coupled, whole, plan.dropped)
-        self._compare(whole, model)
+        model, fits = self.without(plan.dropped)
         return model, self._report(model, plan, fits, widths)
 
-    def _inputs(self, plan: Plan) -> dict[str, Mask]:
+    def shape_without(self, dropped: Collection[int]) -> ModelProto:
+        """Return the model without these channels and not refitted, to predict from. Raises Inapplicable."""
+        return remove(self.coupled, self.model, dropped)
+
+    def without(self, dropped: Collection[int]) -> tuple[ModelProto, list[LayerFit]]:
+        """Return the model without these channels, all layers refitted, and their fits. Raises what `narrow` raises."""
+        state = self.states.of(f"rebuild {sorted(dropped)}")
+        whole, fits = rebuild(self.model, (), self.data, state, self.progress, self._inputs(dropped))
+        model = remove(self.coupled, whole, dropped)
+        self._compare(whole, model)
+        return model, fits
+
+    def _inputs(self, dropped: Collection[int]) -> dict[str, Mask]:
         """Which of its input channels each reader keeps."""
         kept = {}
         for use, _ in self.coupled.flow.weights:
-            keeps = ~np.isin(self.coupled.find[use.channels.ids], list(plan.dropped))
+            keeps = ~np.isin(self.coupled.find[use.channels.ids], list(dropped))
             if use.axis == 1 and not keeps.all():
                 kept[layer_name(use.node)] = keeps
         return kept

@@ -25,7 +25,7 @@ from edgesparse.int8.sensitivity import Sensitivity, cheap, sensitivities
 from edgesparse.knapsack import Choice, pick
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.check import require_finite
-from edgesparse.model.outputs import ReferenceOutputs
+from edgesparse.model.outputs import Read, ReferenceOutputs
 from edgesparse.model.wiring import Wiring
 from edgesparse.progress import Progress, quiet
 
@@ -43,7 +43,8 @@ class RecoverOptions:
     """How to quantize. `keep`: layers that stay float. More layers stay float until at most `max_drop` points are lost,
     or `least` points are reached. `gains`: what INT8 saves in each layer, by name, in any unit; multiply-accumulates by
     default. `scales`: use these instead of calibrating; channels are then not equalized.
-    `table`: also calibrate tensors that only TensorRT's calibration table lists.
+    `table`: also calibrate tensors that only TensorRT's calibration table lists. `exact`: without a limit on points, no
+    layers but `keep` stay float.
     """
 
     calibration: CalibrationOptions = field(default_factory=lambda: CalibrationOptions("mse"))
@@ -54,6 +55,7 @@ class RecoverOptions:
     gains: Mapping[str, float] | None = None
     scales: Mapping[str, float] | None = None
     table: bool = False
+    exact: bool = False
 
     @property
     def limited(self) -> bool:
@@ -90,7 +92,7 @@ def recover(
     if score is None and options.limited:
         raise CalibrationError("a limit on the points lost needs labeled data to score on: pass some")
     require_finite(model)
-    run = _Recovery(model, batches, options, score, progress)
+    run = _Recovery(model, batches, options, score, progress, _reference(model, batches))
     every_step = options.least is None  # scoring may take minutes: with `least`, score only what decides
     reference = run.record("float (FP32)", model, every_step)
     allowed = options.least if options.max_drop is None else reference - options.max_drop
@@ -100,11 +102,28 @@ def recover(
     corrected, points = run.correct(equalized_model, "biases corrected")
     if allowed is not None and points < allowed:
         corrected = run.keep_float(equalized_model, allowed)
-    elif allowed is None and run.steps[-1].change > CHANGED:
+    elif allowed is None and not options.exact and run.steps[-1].change > CHANGED:
         corrected = run.keep_cheap(equalized_model, corrected)
     quantized, written = run.quantized(corrected.model)
     report = run.report(written, corrected, equalized, calibration)
     return Recovered(corrected.model, run.scales, run.keep, quantized, calibration, report)
+
+
+def changes(
+    model: ModelProto, batches: Batches, options: RecoverOptions, read: Read | None, progress: Progress = quiet
+) -> list[Sensitivity]:
+    """Return how INT8 in each layer alone changes the outputs or, with `read`, what it reads from them.
+
+    Calibrates as `recover` does, and raises what `recover` raises.
+    """
+    require_finite(model)
+    run = _Recovery(model, batches, options, None, progress, _reference(model, batches, read))
+    equalized_model, *_ = run.calibrate()
+    return sensitivities(equalized_model, run.quantized(equalized_model)[0], run.keep, run.outputs, progress)
+
+
+def _reference(model: ModelProto, batches: Batches, read: Read | None = None) -> ReferenceOutputs:
+    return ReferenceOutputs(model, spread(batches, IMAGES // 2), read)
 
 
 def _tensors(model: ModelProto, keep: Collection[str], table: bool) -> list[str]:
@@ -134,6 +153,7 @@ class _Recovery:
     options: RecoverOptions
     score: Score | None
     progress: Progress
+    outputs: ReferenceOutputs
     steps: list[RecoveryStep] = field(default_factory=list)
     scales: dict[str, float] = field(default_factory=dict)
     ranked: Sequence[Sensitivity] = ()
@@ -142,7 +162,6 @@ class _Recovery:
 
     def __post_init__(self) -> None:
         self.keep = tuple(self.options.keep)
-        self.outputs = ReferenceOutputs(self.model, spread(self.batches, IMAGES // 2))
 
     def calibrate(self) -> tuple[ModelProto, tuple[EqualizedTensor, ...], Calibration]:
         """Return the model with equalized channels, the equalized tensors, and the ranges; sets `scales`."""

@@ -134,6 +134,39 @@ def reconstruct(
         return run.choose() if options.auto else run.result([layer.name for layer in eligible])
 
 
+def sensitivity(
+    model: ModelProto, batches: Batches, options: ReconstructOptions, task: Task, progress: Progress = quiet
+) -> list[Choice]:
+    """Return what 2:4 in each layer of `options.gains` alone changes, the least for what it gains first.
+
+    Raises what `reconstruct` raises for the model and the images.
+    """
+    require_finite(model)
+    _, eligible, _ = _layers(model, batches, None)
+    data = FitData(batches, None if task.objects is None else PositionWeights.of(task.objects))
+    states = States(options.state_dir, model, data, str(METHOD))
+    with blas_on_one_core():
+        return _ranked(model, _gaining(eligible, options.gains), data, task, states, progress)
+
+
+def _gaining(eligible: Sequence[InspectedLayer], gains: Mapping[str, float] | None) -> dict[InspectedLayer, float]:
+    """The layers that gain from 2:4, and how much; MACs by default."""
+    known = {layer.name: float(layer.macs or 0) for layer in eligible} if gains is None else gains
+    return {layer: gain for layer in eligible if (gain := known.get(layer.name, 0.0)) > 0}
+
+
+def _ranked(
+    model: ModelProto,
+    gains: Mapping[InspectedLayer, float],
+    data: FitData,
+    task: Task,
+    states: States,
+    progress: Progress,
+) -> list[Choice]:
+    state = states.of("rank" if task.read is None else "rank, outputs read")
+    return rank(model, gains, data, task.read, state, progress)
+
+
 def _layers(
     model: ModelProto, batches: Batches, names: Collection[str] | None
 ) -> tuple[list[InspectedLayer], list[InspectedLayer], dict[str, str]]:
@@ -177,16 +210,14 @@ class _Reconstruction:
         """
         share, max_drop = self.options.share or 0.0, self.options.allowed_drop
         macs = {layer.name: float(layer.macs or 0) for layer in self.eligible}
-        known = macs if self.options.gains is None else self.options.gains
-        gains = {layer: gain for layer in self.eligible if (gain := known.get(layer.name, 0.0)) > 0}
+        gains = _gaining(self.eligible, self.options.gains)
         possible = sum(macs[layer.name] for layer in gains) / max(1.0, sum(macs.values()))
         if possible < max(share, 1e-9):
             raise SparsityError(
                 f"layers that gain from 2:4 make up {possible:.0%} of the eligible MACs: needed {share:.0%}; "
                 "ask for a smaller share"
             )
-        state = self.states.of("rank" if self.task.read is None else "rank, outputs read")
-        ranked = rank(self.model, gains, self.data, self.task.read, state, self.progress)
+        ranked = _ranked(self.model, gains, self.data, self.task, self.states, self.progress)
         if max_drop is None:
             return self.result(_take(ranked, share * sum(macs.values())), ranked)
         return self._search(ranked, share, max_drop)

@@ -23,11 +23,22 @@ class Search:
     step: float
     max_drop: float
 
-    def run(self, low: int, best: Trial, trial: Callable[[int], Trial], drop: Callable[[Trial], float]) -> Trial:
-        """Return the trial with the most changes within the drop; `best` is that with `low` changes, which is."""
+    def run(
+        self,
+        low: int,
+        best: Trial,
+        trial: Callable[[int], Trial],
+        drop: Callable[[Trial], float],
+        first: int | None = None,
+    ) -> Trial:
+        """Return the trial with the most changes within the drop; `best` is that with `low` changes, which is.
+
+        `first`: how many to try first.
+        """
         saved, high, excess = self.saved, len(self.saved) + 1, None
         while high - low > 1 and (saved[high - 2] - (saved[low - 1] if low else 0) > self.step or low == 0):
-            count = self._between(low, high, _fraction(drop(best), excess, self.max_drop))
+            count = first or self._between(low, high, _fraction(drop(best), excess, self.max_drop))
+            first = None
             tried = trial(count)
             if drop(tried) <= self.max_drop:
                 low, best = count, tried

@@ -1,56 +1,38 @@
-"""One search over precision, input size, rewrites, channels and 2:4, under one budget of mAP."""
+"""One search over input size, rewrites, channels, 2:4 and INT8 per layer, under one budget of mAP."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 
 import yaml
 
 from edgesparse.config import Accept, Recipe
-from edgesparse.errors import BuildError, ConfigError, EdgeSparseError
+from edgesparse.errors import ConfigError
 from edgesparse.files import make_folder, replace_text
 from edgesparse.predict import boards
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.labels.read import Labels
-from edgesparse.tasks import fit_steps
+from edgesparse.tasks import fit_network
 from edgesparse.tasks.fit_build import time_best
 from edgesparse.tasks.fit_costs import Costs
+from edgesparse.tasks.fit_network import FitOptions, Network, Settings
 from edgesparse.tasks.fit_reference import reference_boxes
-from edgesparse.tasks.fit_report import AGREEMENT, MAP, FitReport, Rung, page
-from edgesparse.tasks.fit_steps import FitOptions, Network, NotWorthIt, Settings
-from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, read_annotations
+from edgesparse.tasks.fit_report import AGREEMENT, MAP, FitReport, page
+from edgesparse.tasks.fit_search import Judges, Search
+from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, need_torch, read_annotations
 from edgesparse.tasks.writing import check_folder, write
-
-LEAST = 0.01
-"""The saving, as a share of the predicted time, below which a step is not kept."""
-DEFAULT_DROP = {MAP: 1.0, AGREEMENT: 15.0}
-"""The points that may be lost by default, by what they are of."""
-
-
-class _TimeUp(BuildError):
-    """The step ran past --minutes."""
-
-
-@dataclass(frozen=True)
-class _Judges:
-    """The labels that steps are chosen on, those that the result is reported on, and what a score on them is."""
-
-    choosing: Labels
-    evaluation: Labels | None
-    measure: str
 
 
 def fit_folder(target: Target, output: Path, options: FitOptions, progress: Progress = quiet) -> FitReport:
     """Search, and write the chosen network, its recipe, `fit.json` and `ladder.html` into the folder `output`.
 
-    Each step starts from the network that earlier ones left, and is kept if the board is predicted to run it at least
-    1 % faster and its measured mAP stays within the budget. Without `options.annotations`, the boxes that the float
-    network keeps take the place of labels. What a step costs is stored in `output`, so the same call continues after
-    an interruption. Raises ConfigError, ModelError, CalibrationError, SourceError, BuildError.
+    What each choice saves is predicted for the board, what it costs is measured, and a knapsack picks the best set; the
+    best few networks are made and scored as a whole, and the fastest within the budget is the result. Without
+    `options.annotations`, the boxes that the float network keeps take the place of labels. What was measured is stored
+    in `output`, so the same call continues after an interruption. Raises ConfigError, ModelError, CalibrationError,
+    SourceError, BuildError, BackendUnavailable.
     """
     recipe = as_recipe(target, options.names)
     images = options.images or recipe.calibrate.images
@@ -61,44 +43,37 @@ def fit_folder(target: Target, output: Path, options: FitOptions, progress: Prog
         raise ConfigError("--annotated-images needs --annotations")
     check_images(str(images))
     boards.board(options.device)
+    if options.steps:
+        need_torch("--steps")
     _check_folder(output, options.force)
     evaluation = read_annotations(recipe.accept.annotations, recipe.accept.images)
     choosing = read_annotations(options.annotations, options.annotated_images)
     if options.annotations is not None:
         _check_apart(Path(options.annotations), recipe.accept.annotations)
-    make_folder(output / "steps")
+    make_folder(output / "networks")
     costs = Costs(output / "costs.json")  # first: it marks the folder as one that the same call may continue
-    settings = Settings(options, recipe, str(images), output / "steps", options.annotations, options.annotated_images)
-    base = fit_steps.base(recipe, settings)
+    settings = Settings(options, recipe, str(images), output / "networks")
+    base = fit_network.base(recipe, settings)
     if choosing is None:
         settings, judges = _without_labels(base, settings, output / "reference", progress)
     else:
-        judges = _Judges(choosing, evaluation, MAP)
-    search = _Search(base, settings, judges, costs, progress)
-    report, accept = search.run(), _accept(recipe, judges, search.budget)
-    if options.build:
-        report = _built(report, search, accept, output / "engines")
-    return _write(output, search.networks[report.result.name], report, accept, images)
+        judges = Judges(choosing, evaluation, MAP)
+    search = Search(base, settings, judges, costs, progress)
+    search.run()
+    accept = _accept(recipe, judges, search.budget)
+    candidates = {trial.label: trial.network for trial in search.within_budget}
+    timings = time_best(candidates, accept, options.build, output / "engines", progress)
+    report, chosen = search.report(timings)
+    return _write(output, chosen, report, accept, images)
 
 
-def _built(report: FitReport, search: _Search, accept: Accept, folder: Path) -> FitReport:
-    """Build and time the best networks within the budget; the fastest becomes the result."""
-    timings = time_best(search.within_budget, accept, search.settings.options.build, folder, search.progress)
-    rungs = (
-        rung if (timing := timings.get(rung.name)) is None else replace(rung, measured=timing.ms, engine=timing.engine)
-        for rung in report.rungs
-    )
-    return replace(report, rungs=tuple(rungs))
-
-
-def _without_labels(base: Network, settings: Settings, folder: Path, progress: Progress) -> tuple[Settings, _Judges]:
+def _without_labels(base: Network, settings: Settings, folder: Path, progress: Progress) -> tuple[Settings, Judges]:
     """Let the boxes of the float network take the place of labels, and calibrate on the images of the first half."""
-    _, spec = fit_steps.scored(base)
+    _, spec = fit_network.scored(base)
     files = reference_boxes(base.model, spec, settings.images, settings.options.count, folder, progress)
     first, second = (Labels(path, path.parent / "images") for path in files)
     images = str(files[0].parent / "images")
-    settings = replace(settings, images=images, annotations=files[0], annotated_images=images)
-    return settings, _Judges(first, second, AGREEMENT)
+    return replace(settings, images=images), Judges(first, second, AGREEMENT)
 
 
 def _check_folder(output: Path, force: bool) -> None:
@@ -117,103 +92,7 @@ def _check_apart(choosing: Path, evaluation: Path | None) -> None:
         )
 
 
-class _Search:
-    def __init__(self, base: Network, settings: Settings, judges: _Judges, costs: Costs, progress: Progress) -> None:
-        self.settings, self.judges, self.costs, self.progress = settings, judges, costs, progress
-        options = settings.options
-        self.budget = DEFAULT_DROP[judges.measure] if options.max_drop is None else options.max_drop
-        self.deadline = None if options.minutes is None else monotonic() + 60 * options.minutes
-        self.rungs, self.networks = list[Rung](), dict[str, Network]()
-        self.chosen = base
-
-    def run(self) -> FitReport:
-        """Try each step, and score every network that was measured on the evaluation images."""
-        base = self._measured(self.chosen, "fp32")
-        self.reference = base.score
-        self._keep("FP32", base, "where the ladder starts")
-        half = replace(base, precision="fp16")
-        half = replace(half, ms=fit_steps.milliseconds(half, self.settings))
-        self._keep("FP16", half, "scored in FP32: ONNX Runtime has no FP16 kernels here")
-        for number, (name, step) in enumerate(fit_steps.STEPS.items()):
-            self.progress(f"fit: {name}", number, len(fit_steps.STEPS))
-            self._try(name, step)
-        self.rungs.append(Rung("ReLU", "not tried", "needs training: edgesparse distill --relu, then fit its result"))
-        options = self.settings.options
-        self.deadline = None  # what was measured is always scored
-        rungs = tuple(replace(rung, evaluated=self._evaluated(rung.name)) for rung in self.rungs)
-        model = self.settings.source.model.name
-        return FitReport(model, options.device, self.budget, options.target_ms, rungs, self.judges.measure)
-
-    @property
-    def within_budget(self) -> dict[str, Network]:
-        return {name: each for name, each in self.networks.items() if self.reference - each.score <= self.budget}
-
-    def _try(self, name: str, step: fit_steps.Step) -> None:
-        target = self.settings.options.target_ms
-        if target is not None and self.chosen.ms <= target:
-            self.rungs.append(Rung(name, "not tried", "the target is met"))
-            return
-        left = self.budget - (self.reference - self.chosen.score)
-        key = self.costs.key(name, self.chosen, self.settings, left, self.judges.choosing)
-        try:
-            network = self.costs.get(key, self.chosen)
-            if network is None:
-                self._check_time()
-                network = self._measured(step(self.chosen, self.settings, left, self._progress), name)
-                self.costs.put(key, network)
-        except NotWorthIt as reason:
-            self.rungs.append(Rung(name, "not tried", str(reason)))
-        except _TimeUp:
-            self.rungs.append(Rung(name, "not tried", "the time of --minutes was up: run the same command to continue"))
-        except EdgeSparseError as error:
-            self.rungs.append(Rung(name, "dropped", str(error)))
-        else:
-            self._judge(name, network)
-
-    def _judge(self, name: str, network: Network) -> None:
-        saved, drop = self.chosen.ms - network.ms, self.reference - network.score
-        if drop > self.budget:
-            why = f"loses {drop:.1f} points in all: {self.budget:g} are allowed"
-        elif saved < LEAST * self.chosen.ms:
-            why = f"saves {saved:.3f} ms (predicted): less than {LEAST:.0%}"
-        else:
-            lost = round(drop, 1) + 0.0  # not -0.0
-            self._keep(name, network, f"saves {saved:.2f} ms (predicted); {lost:.1f} points lost so far")
-            return
-        self.networks[name] = network
-        self.rungs.append(Rung(name, "dropped", why, network.ms, network.score))
-
-    def _keep(self, name: str, network: Network, why: str) -> None:
-        self.chosen = self.networks[name] = network
-        self.rungs.append(Rung(name, "kept", why, network.ms, network.score))
-
-    def _measured(self, network: Network, name: str) -> Network:
-        self.progress(f"scoring {name}", 0, 0)
-        score = self._score(network, self.judges.choosing)
-        return replace(network, ms=fit_steps.milliseconds(network, self.settings), score=score)
-
-    def _score(self, network: Network, labels: Labels) -> float:
-        key = self.costs.score_key(network, labels)
-        if key not in self.costs.scores:
-            model, spec = fit_steps.scored(network)
-            scorer = ModelScorer(spec, labels, lambda done, total: self._progress("scoring", done, total))
-            self.costs.put_score(key, scorer(model))
-        return self.costs.scores[key]
-
-    def _evaluated(self, name: str) -> float | None:
-        network, labels = self.networks.get(name), self.judges.evaluation
-        return None if network is None or labels is None else self._score(network, labels)
-
-    def _progress(self, step: str, done: int, total: int) -> None:
-        self._check_time()
-        self.progress(step, done, total)
-
-    def _check_time(self) -> None:
-        if self.deadline is not None and monotonic() > self.deadline:
-            raise _TimeUp("the time of --minutes was up before the original was scored: allow more")
-
-
-def _accept(recipe: Recipe, judges: _Judges, budget: float) -> Accept:
+def _accept(recipe: Recipe, judges: Judges, budget: float) -> Accept:
     """Return the gate of the written recipe, which compares with the original; its paths are absolute."""
     accept = recipe.accept
     paths = {name: path.absolute() for name in ("annotations", "images") if (path := getattr(accept, name)) is not None}

@@ -10,7 +10,7 @@ from edgesparse.builder.build import build
 from edgesparse.config import Accept
 from edgesparse.errors import EdgeSparseError
 from edgesparse.progress import Progress
-from edgesparse.tasks.fit_steps import Network
+from edgesparse.tasks.fit_network import Network
 
 
 @dataclass(frozen=True)

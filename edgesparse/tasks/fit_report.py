@@ -1,4 +1,4 @@
-"""What each step of `fit` brought, predicted and measured, and the page that shows it."""
+"""What `fit` tried, predicted and measured, the ladder to the network that it chose, and the page that shows both."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ WIDTH, HEIGHT, MARGIN = 640, 320, 48
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of the ladder.
+    """One step of the ladder, or one network that was tried.
 
-    `outcome`: `kept`, `dropped` or `not tried`, and `why`. `ms`: predicted latency on the board. `score`: measured, 0
-    to 100, on the images that steps are chosen on; `evaluated`: on the evaluation images. `measured`:
+    `outcome`: `kept`, `dropped` or `not tried`; of a network that was tried, `chosen`, `within the budget` or
+    `dropped`; and `why`. `ms`: predicted latency on the board. `score`: measured, 0
+    to 100, on the images to choose on; `evaluated`: on the evaluation images. `measured`:
     median latency of `engine` on this machine, if it was built; without it, `engine` says why it has none.
     """
 
@@ -40,10 +41,9 @@ class Rung:
 
 @dataclass(frozen=True)
 class FitReport:
-    """The ladder from FP32 on, and the files that were written.
+    """The ladder from FP32 to the chosen network, every network that was tried, and the files that were written.
 
-    `result` is the rung whose engine is fastest or, if none was built, the last one that was kept. `measure`: what
-    scores are: MAP on labels, or AGREEMENT.
+    `result`: the chosen network, the last rung that was kept. `measure`: what scores are: MAP on labels, or AGREEMENT.
     """
 
     model: str
@@ -52,6 +52,7 @@ class FitReport:
     target_ms: float | None
     rungs: tuple[Rung, ...]
     measure: str = MAP
+    trials: tuple[Rung, ...] = ()
     written: tuple[str, ...] = ()
 
     @property
@@ -60,8 +61,12 @@ class FitReport:
 
     @property
     def result(self) -> Rung:
-        timed = [rung for rung in self.rungs if rung.measured is not None]
-        return min(timed, key=lambda rung: rung.measured or 0.0) if timed else self.kept[-1]
+        return self.kept[-1]
+
+    @property
+    def chosen(self) -> str:
+        """What the chosen network consists of."""
+        return " + ".join(rung.name for rung in self.kept[2:]) or self.result.name
 
     @property
     def speedup(self) -> float:
@@ -70,7 +75,7 @@ class FitReport:
 
     @property
     def drop(self) -> float:
-        """Points lost on the evaluation images, or without these, on the images that steps were chosen on."""
+        """Points lost on the evaluation images, or without these, on the images that it was chosen on."""
         first, last = self.kept[0], self.result
         if first.evaluated is not None and last.evaluated is not None:
             return first.evaluated - last.evaluated
@@ -82,7 +87,7 @@ class FitReport:
         result = self.result
         ms, how = (result.ms or 0.0, "predicted") if result.measured is None else (result.measured, "measured here")
         if self.drop > self.max_drop:
-            where = "images that steps were chosen on" if result.evaluated is None else "evaluation images"
+            where = "images that it was chosen on" if result.evaluated is None else "evaluation images"
             return f"lost {self.drop:.1f} points of {self.measure} on the {where}: needed at most {self.max_drop:g}"
         if self.target_ms is not None and ms > self.target_ms:
             needed = f"found {ms:.2f} ms ({how}): needed {self.target_ms:g}"
@@ -93,7 +98,7 @@ class FitReport:
         """Return JSON-compatible values."""
         return {
             **asdict(self),
-            "chosen": self.result.name,
+            "chosen": self.chosen,
             "speedup": self.speedup,
             "drop": self.drop,
             "missed": self.missed,
@@ -112,36 +117,38 @@ def page(report: FitReport) -> str:
     ]
     measure = report.measure
     columns = ("step", "result", "reason", "ms (predicted)", f"{measure}, choosing", f"{measure}, evaluation")
-    rows = (
-        Row((r.name, r.outcome, r.why, number(r.ms, 2), number(r.score), number(r.evaluated))) for r in report.rungs
-    )
     return document(
         f"{report.model}: fit",
         f"<h1>{text(report.model)}</h1>",
         tiles(shown),
         paragraph(f"Milliseconds are predicted for {report.device}, not measured: {boards.held_out()}."),
-        paragraph(
-            f"Scores ({measure}) are measured with ONNX Runtime. Steps were chosen without the evaluation images."
-        ),
+        paragraph(f"Scores ({measure}) are measured with ONNX Runtime. Nothing was chosen on the evaluation images."),
         paragraph(WEAKER) if measure == AGREEMENT else "",
         paragraph(f"Not met: {report.missed}.") if report.missed else "",
         heading(f"Predicted milliseconds against {measure}"),
         _chart(report, last),
         heading("Ladder"),
-        table(columns, rows, range(3, 6)),
+        table(columns, map(_row, report.rungs), range(3, 6)),
+        heading("Networks that were tried"),
+        table(columns[:-1], (Row(_row(rung).cells[:-1]) for rung in report.trials), range(3, 5)),
         _engines(report),
     )
 
 
+def _row(rung: Rung) -> Row:
+    return Row((rung.name, rung.outcome, rung.why, number(rung.ms, 2), number(rung.score), number(rung.evaluated)))
+
+
 def _engines(report: FitReport) -> Html:
-    rows = [Row((rung.name, rung.engine, number(rung.measured, 2))) for rung in report.rungs if rung.engine]
+    rows = [Row((rung.name, rung.engine, number(rung.measured, 2))) for rung in report.trials if rung.engine]
     if not rows:
         return Html("")
     return Html(heading("Engines on this machine") + table(("step", "engine", "ms (measured)"), rows, [2]))
 
 
 def _chart(report: FitReport, chosen: Rung) -> Html:
-    points = [(rung, rung.ms, rung.score) for rung in report.rungs if rung.ms is not None and rung.score is not None]
+    every = (*report.trials, *report.kept)
+    points = [(rung, rung.ms, rung.score) for rung in every if rung.ms is not None and rung.score is not None]
     most = max(ms for _, ms, _ in points)
     low, high = min(score for *_, score in points), max(score for *_, score in points)
     span = (high - low) or 1.0
@@ -173,7 +180,7 @@ def _labels(most: float, low: float, high: float) -> Iterator[str]:
 def _point(rung: Rung, x: float, y: float, chosen: bool) -> str:
     color = "var(--sparse)" if rung.outcome == "kept" else "var(--ineligible)"
     title = f"{rung.name}: {rung.ms:.2f} ms predicted, score {rung.score:.1f}, {rung.outcome}"
-    words = f"{rung.name}, chosen" if chosen else rung.name
+    words = f"{rung.name}, chosen" if chosen else rung.name if rung.outcome == "kept" else ""
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{7 if chosen else 4}" fill="{color}">'
         f"<title>{text(title)}</title></circle>"

@@ -200,7 +200,7 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> P
     if options.steps:
         need_torch("--steps")
     scored, state = _scored(recipe, options, progress)
-    refine = _refiner(scored, options, progress) if options.steps else None
+    refine = refiner(scored, options, progress) if options.steps else None
     model, spec, gains = scored.model, scored.spec, options.gains
     if gains is None and board is not None:
         gains = _gains(model, spec, board)
@@ -241,7 +241,7 @@ def _task(scored: ScoredModel) -> Task:
     return Task(score=scored.scorer, read=box_reader(scored.spec), objects=objects)
 
 
-def _refiner(scored: ScoredModel, options: PruneOptions, progress: Progress) -> Refine:
+def refiner(scored: ScoredModel, options: PruneOptions, progress: Progress) -> Refine:
     """Return what trains the weights. Raises ModelError, naming the node, where PyTorch cannot run the model."""
     from edgesparse.training.refine import Refiner
 

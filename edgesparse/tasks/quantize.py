@@ -59,11 +59,12 @@ class QuantizeOptions:
     lose, as predicted for this board, such as "orin-nano-8gb"; without it, the time is taken as proportional to the
     multiply-accumulates.
     - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
-    folder of the images, if they are not next to it. - `keep`: names of layers that stay in float. - `calibration`:
-    file of ranges: reused if it belongs to this model, these images and settings, else written. - `from_table`: take
-    the ranges from TensorRT's calibration table of this model. - `table`: file for TensorRT's calibration table; the
-    float model that it belongs to is written next to it, as TABLE.onnx. - `names`: class names, 'coco' or a file, for a
-    model without them. - `html`: file for a report per layer. - `force`: overwrite existing files.
+    folder of the images, if they are not next to it. - `keep`: names of layers that stay in float; `exact`: without a
+    limit on points, no others do. - `calibration`: file of ranges: reused if it belongs to this model, these images and
+    settings, else written. - `from_table`: take the ranges from TensorRT's calibration table of this model. - `table`:
+    file for TensorRT's calibration table; the float model that it belongs to is written next to it, as TABLE.onnx.
+    - `names`: class names, 'coco' or a file, for a model without them. - `html`: file for a report per layer. -
+    `force`: overwrite existing files.
     """
 
     images: str | Path
@@ -76,6 +77,7 @@ class QuantizeOptions:
     annotations: str | Path | None = None
     annotated_images: str | Path | None = None
     keep: Sequence[str] = ()
+    exact: bool = False
     calibration: str | Path | None = None
     from_table: str | Path | None = None
     table: str | Path | None = None
@@ -186,6 +188,7 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
             gains=gains,
             scales=scales,
             table=options.table is not None,
+            exact=options.exact,
         ),
         score=scored.scorer,
         progress=progress,

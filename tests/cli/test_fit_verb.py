@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from commands import Command
 from onnx import helper
 
 from edgesparse.backends import null
-from edgesparse.progress import Progress
-from edgesparse.tasks import fit, fit_reference, fit_steps
+from edgesparse.compress import narrow
+from edgesparse.tasks import fit_choices, fit_reference, fit_search, fit_stages
 from edgesparse.tasks.fit_reference import PARTS
-from edgesparse.tasks.fit_steps import Network, Settings
 
 CHOOSE = ("--annotations", "choose", "--images", "choose")
 
@@ -49,12 +47,14 @@ def test_the_ladder_its_files_and_a_second_run_from_what_is_stored(
     ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--json")
     assert ended.code == 0, ended.err
     rungs = {rung["name"]: rung for rung in ended.json["rungs"]}
-    assert list(rungs) == ["FP32", "FP16", "INT8", "smaller input", "slim", "channels", "2:4", "ReLU"]
+    assert {"FP32", "FP16", "INT8", "smaller input", "slim", "channels", "2:4", "ReLU"} == set(rungs)
     kept = [rung for rung in rungs.values() if rung["outcome"] == "kept"]
-    assert {"INT8", "channels"} <= {rung["name"] for rung in kept}
+    assert [rung["name"] for rung in kept] == ["FP32", "FP16", "channels", "INT8"]
     assert all(a["ms"] > b["ms"] for a, b in pairwise(kept))
     assert all(rung["evaluated"] is not None for rung in kept) and "fixed at 64x64" in rungs["smaller input"]["why"]
     assert ended.json["drop"] <= 1 and ended.json["speedup"] > 1.3 and "predicted" in ended.json["milliseconds"]
+    chosen = [trial for trial in ended.json["trials"] if trial["outcome"] == "chosen"]
+    assert [trial["ms"] for trial in chosen] == [kept[-1]["ms"]] and kept[0]["score"] - chosen[0]["score"] <= 1
     page = (tmp_path / "out/ladder.html").read_text()
     assert "not measured" in page and "<svg" in page and "http" not in page
     first = (tmp_path / "out/model.onnx").read_bytes()
@@ -63,21 +63,18 @@ def test_the_ladder_its_files_and_a_second_run_from_what_is_stored(
 
     ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE)
     assert ended.code == 2 and "--force" in ended.message
-    monkeypatch.setattr(fit_steps, "prune_file", None)
-    monkeypatch.setattr(fit_steps, "quantize_file", None)
+    monkeypatch.setattr(fit_stages, "quantize_file", None)
+    monkeypatch.setattr(fit_choices, "changes", None)
+    monkeypatch.setattr(narrow, "rebuild", None)
+    monkeypatch.setattr(narrow, "fewer", None)
     ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--force")
-    assert ended.code == 0 and "times as fast as FP32" in ended.out, ended.err
+    assert ended.code == 0 and "channels + INT8: predicted" in ended.out, ended.err
     assert (tmp_path / "out/model.onnx").read_bytes() == first
 
 
 def test_the_best_networks_are_built_and_timed_and_the_fastest_engine_decides(
     edgesparse: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def faster(network: Network, settings: Settings, left: float, progress: Progress) -> Network:
-        path = settings.folder / "faster.onnx"
-        shutil.copy(network.model, path)
-        return replace(network, model=path, recipe=network.recipe.model_copy(update={"model": path}))
-
     plan: dict[str, Any] = {
         "inputs": [["images", [1, 3, 64, 64], "float32"]],
         "outputs": [["output0", [1, 6, 84], "float32"]],
@@ -86,20 +83,20 @@ def test_the_best_networks_are_built_and_timed_and_the_fastest_engine_decides(
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     monkeypatch.setenv(null.PLAN, str(tmp_path / "plan.json"))
     recipe.write_text("model: side.onnx\nbuild: {backend: 'null'}\n")
-    monkeypatch.setattr(fit_steps, "STEPS", {"faster": faster})
-    monkeypatch.setattr(fit_steps, "milliseconds", lambda network, _: 1.0 if network.model.stem == "base" else 0.5)
     ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--build", 2, "--json")
     assert ended.code == 0, ended.err
-    timed = {rung["name"]: rung for rung in ended.json["rungs"] if rung["engine"]}
-    assert set(timed) == {"FP32", "faster"} and {rung["engine"] for rung in timed.values()} == {"fp16"}
-    assert all(0.9 < rung["measured"] < 10 for rung in timed.values())
-    assert ended.json["chosen"] == min(timed.values(), key=lambda rung: rung["measured"])["name"]
+    timed = [trial for trial in ended.json["trials"] if trial["engine"]]
+    assert len(timed) == 2 and {trial["engine"] for trial in timed} == {"fp16"}
+    assert all(0.9 < trial["measured"] < 10 for trial in timed)
+    (chosen,) = (trial for trial in timed if trial["outcome"] == "chosen")
+    last = [rung for rung in ended.json["rungs"] if rung["outcome"] == "kept"][-1]
+    assert last["measured"] == chosen["measured"] == min(trial["measured"] for trial in timed)
     assert "Engines on this machine" in (tmp_path / "out/ladder.html").read_text()
 
     (tmp_path / "plan.json").write_text(json.dumps({**plan, "error": "no kernel"}))
     shutil.rmtree(tmp_path / "out/engines")
     ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--build", 1, "--force")
-    assert ended.code == 0 and "no kernel" in ended.out and "faster: predicted 2.00 times" in ended.out, ended.err
+    assert ended.code == 0 and "no kernel" in ended.out and "channels + INT8: predicted 1.5" in ended.out, ended.err
 
 
 def test_an_interrupted_search_keeps_what_it_measured(
@@ -108,44 +105,53 @@ def test_an_interrupted_search_keeps_what_it_measured(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    few = {name: fit_steps.STEPS[name] for name in ("INT8", "channels")}
-    monkeypatch.setattr(fit_steps, "STEPS", few)
     with monkeypatch.context() as patch:
-        patch.setattr(fit_steps, "prune_file", stopped)
+        patch.setattr(narrow.Narrowing, "without", stopped)
         assert edgesparse("fit", recipe, "-o", "out", *CHOOSE).code == 130
-    costs = json.loads((tmp_path / "out/costs.json").read_text())["steps"]
-    assert any(cost["precision"] == "int8" for cost in costs.values()) and not (tmp_path / "out/fit.json").exists()
-    # A target that INT8 reaches: nothing is quantized again, and nothing is pruned.
-    for name in ("prune_file", "quantize_file"):
-        monkeypatch.setattr(fit_steps, name, None)
-    most = max(cost["ms"] for cost in costs.values())
-    ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--target-ms", f"{most + 0.001}", "--json")
+    networks = json.loads((tmp_path / "out/costs.json").read_text())["networks"]
+    (ms,) = (network["ms"] for network in networks.values() if network["precision"] == "int8")
+    assert not (tmp_path / "out/fit.json").exists()
+    # A target that INT8 alone reaches: nothing is measured or quantized again, and no channels are removed.
+    monkeypatch.setattr(fit_choices, "changes", None)
+    monkeypatch.setattr(fit_stages, "quantize_file", None)
+    monkeypatch.setattr(narrow.Narrowing, "without", None)
+    ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--target-ms", f"{ms + 0.001}", "--json")
     assert ended.code == 0, ended.err
-    assert {rung["why"] for rung in ended.json["rungs"] if rung["name"] == "channels"} == {"the target is met"}
+    assert {rung["why"] for rung in ended.json["rungs"] if rung["name"] == "slim"} == {"the target is met"}
 
 
-def test_the_time_limit_ends_a_step_and_what_was_kept_is_written(
+def test_the_time_limit_ends_the_search_and_what_was_found_is_written(
     edgesparse: Command, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passed = [0.0]
+    passed, quantize = [0.0], fit_stages.quantize_file
 
-    def slow(network: Network, settings: Settings, left: float, progress: Progress) -> Network:
+    def slow(*arguments: Any) -> Any:
         passed[0] += 61
-        progress("slow", 0, 1)
-        return network
+        return quantize(*arguments)
 
-    monkeypatch.setattr(fit, "monotonic", lambda: passed[0])
-    monkeypatch.setattr(fit_steps, "STEPS", {"slow": slow, "later": slow})
+    monkeypatch.setattr(fit_search, "monotonic", lambda: passed[0])
+    monkeypatch.setattr(fit_stages, "quantize_file", slow)
     ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--minutes", "1", "--json")
     assert ended.code == 0, ended.err
-    assert [r["why"] for r in ended.json["rungs"] if "time of --minutes" in r["why"]] != []
+    assert [rung["why"] for rung in ended.json["rungs"] if "time of --minutes" in rung["why"]] != []
     assert ended.json["rungs"][0]["evaluated"] is not None and ended.json["written"]
+
+
+def test_a_student_is_another_network_to_start_from(edgesparse: Command, recipe: Path, tmp_path: Path) -> None:
+    squares.detector(tmp_path / "small.onnx")
+    squares.detector(tmp_path / "off.onnx", shift=3.0)
+    students = ("--student", tmp_path / "off.onnx", "--student", tmp_path / "small.onnx")
+    ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, *students, "--json")
+    assert ended.code == 0 and ended.json["chosen"].startswith("student small.onnx"), ended.err
+    notes = {rung["name"]: rung["why"] for rung in ended.json["rungs"] if rung["outcome"] == "not tried"}
+    assert "points in float: 1 are allowed" in notes["student off.onnx"] and "ReLU" not in notes
+    assert onnx.load(tmp_path / "out/model.onnx").graph.node[0].op_type != "Conv"
 
 
 def test_without_labels_the_boxes_of_the_float_network_take_their_place(
     edgesparse: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_steps, "STEPS", {"INT8": fit_steps.STEPS["INT8"]})
+    monkeypatch.setattr(fit_search, "KINDS", ("INT8",))
     ended = edgesparse("fit", recipe, "-o", "out", "--images", "choose", "--json")
     assert ended.code == 0, ended.err
     assert ended.json["measure"] == "agreement" and "errors count as correct" in ended.json["scores"]
@@ -162,25 +168,25 @@ def test_without_labels_the_boxes_of_the_float_network_take_their_place(
         ended = edgesparse("fit", recipe, "-o", "out", "--images", "choose", "--force")
     assert ended.code == 0 and "agreement, not accuracy" in ended.out, ended.err
 
-    before = json.loads((tmp_path / "out/costs.json").read_text())["steps"]
+    before = json.loads((tmp_path / "out/costs.json").read_text())["networks"]
     (tmp_path / "fewer").mkdir()
     for number, cells in enumerate(([(1, 1, 0)], [(2, 2, 1)])):
         cv2.imwrite(str(tmp_path / f"fewer/{number}.png"), squares.image(cells))
     ended = edgesparse("fit", recipe, "-o", "out", "--images", "fewer", "--force")
     assert ended.code == 0, ended.err
     assert len(list((tmp_path / "out/reference").glob("*/images/*"))) == 2, "none of the other images is left"
-    assert len(json.loads((tmp_path / "out/costs.json").read_text())["steps"]) == 2 * len(before) == 2
+    assert len(json.loads((tmp_path / "out/costs.json").read_text())["networks"]) == 2 * len(before) == 2
 
 
 def test_images_that_were_replaced_in_their_folder_are_measured_again(
     edgesparse: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_steps, "STEPS", {"INT8": fit_steps.STEPS["INT8"]})
+    monkeypatch.setattr(fit_search, "KINDS", ("INT8",))
 
     def stored() -> list[int]:
         assert edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--force").code == 0
         costs = json.loads((tmp_path / "out/costs.json").read_text())
-        return [len(costs["steps"]), len(costs["scores"])]
+        return [len(costs["networks"]), len(costs["scores"])]
 
     before = stored()
     assert stored() == before
@@ -224,6 +230,6 @@ def test_a_target_out_of_reach_is_not_met_and_a_foreign_folder_is_left_alone(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes").write_text("mine")
     assert "holds other files" in edgesparse("fit", recipe, "-o", "mine", *CHOOSE, "--force").message
-    monkeypatch.setattr(fit_steps, "STEPS", {})
+    monkeypatch.setattr(fit_search, "KINDS", ())
     ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--target-ms", "0.0001")
     assert ended.code == 1 and "needed 0.0001" in ended.err and (tmp_path / "out/fit.yaml").exists()

@@ -1,0 +1,96 @@
+"""The choices that `fit` has, and the plans that the knapsack makes of them: against every combination tried."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations, pairwise
+
+import cv2
+import numpy as np
+import pytest
+import squares
+from onnx import helper
+
+from edgesparse.config import parse
+from edgesparse.model.load import load
+from edgesparse.progress import quiet
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.tasks import fit_network
+from edgesparse.tasks.fit_choices import CHANNELS, INT8, SPARSE, Choices, Plan
+from edgesparse.tasks.fit_costs import Costs
+from edgesparse.tasks.fit_network import FitOptions, Settings, predicted
+from edgesparse.tasks.fit_stages import Stages
+
+KINDS = (INT8, SPARSE, CHANNELS)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Of a detector whose outputs depend on wide layers: they compute its scores a second time, times zero."""
+    folder = tmp_path_factory.mktemp("choices")
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        cv2.imwrite(str(folder / f"images/{number}.png"), rng.integers(0, 256, (64, 64, 3), np.uint8))
+    nodes, weights, name = [], {}, "images"
+    for i, (inputs, side) in enumerate(((3, 1), (64, 3), (64, 3))):
+        weights[f"w{i}"] = rng.standard_normal((64, inputs, side, side)).astype(np.float32) / 8
+        nodes += [helper.make_node("Conv", [name, f"w{i}"], [f"c{i}"], f"side{i}", pads=[side // 2] * 4)]
+        nodes += [helper.make_node("Relu", [f"c{i}"], [f"r{i}"])]
+        name = f"r{i}"
+    squares.detector(folder / "side.onnx", more=(nodes, weights, name))
+    recipe = parse({"model": str(folder / "side.onnx")}, "recipe")
+    return Settings(FitOptions(count=2), recipe, str(folder / "images"), folder)
+
+
+@pytest.fixture(scope="module")
+def choices(settings: Settings) -> Choices:
+    found = Choices(fit_network.base(settings.source, settings), settings, quiet)
+    # every change is measured, and most are 0 in a detector that does not need these layers: let them differ
+    found.__dict__["int8"] = {name: 0.01 * number for number, name in enumerate(found.int8, 1)}
+    found.__dict__["sparse"] = {name: 0.04 / number for number, name in enumerate(found.sparse, 1)}
+    found.__dict__["widths"] = [replace(width, change=0.03 * number) for number, width in enumerate(found.widths, 1)]
+    return found
+
+
+def test_every_kind_has_choices_that_were_measured(choices: Choices) -> None:
+    assert [choices.obstacle(kind) for kind in KINDS] == ["", "", ""]
+    assert set(choices.int8) == {"side0", "side1"} and set(choices.sparse) == {"side1", "side2"}
+    assert {width.block.name for width in choices.widths} <= {"side0", "side1", "side2"}
+
+
+def test_plans_get_faster_as_more_may_change_and_are_predicted_as_whole_networks(choices: Choices) -> None:
+    plans = choices.plans(KINDS)
+    assert len(plans) > 1 and all(a.change < b.change and a.ms > b.ms for a, b in pairwise(plans))
+    for plan in plans:
+        model = choices.narrowing.shape_without(plan.dropped) if plan.dropped else choices.model
+        floats = choices.layers - set(plan.int8)
+        ms = predicted(model, choices.board, "int8" if plan.int8 else "fp16", floats if plan.int8 else (), plan.sparse)
+        assert plan.ms == pytest.approx(ms)
+
+
+def test_no_other_layers_that_change_as_little_are_faster(choices: Choices) -> None:
+    names = list(choices.int8)
+    sets = [names_ for count in range(len(names) + 1) for names_ in combinations(names, count)]
+    saved = {chosen: sum(choices.gains[name] for name in chosen) for chosen in sets}
+    for plan in choices.plans((INT8,)):
+        gain = sum(choices.gains[name] for name in plan.int8)
+        within = [chosen for chosen in sets if sum(choices.int8[name] for name in chosen) <= plan.change + 1e-9]
+        assert gain >= max(saved[chosen] for chosen in within) - 1e-9
+
+
+def test_a_plan_becomes_a_network_with_its_prediction_stage_by_stage(choices: Choices, settings: Settings) -> None:
+    plan = choices.plans(KINDS)[-1]
+    plan = Plan(plan.int8, ("side1", "side2"), plan.dropped, plan.change, plan.ms)
+    start = fit_network.base(settings.source, settings)
+    costs = Costs(settings.folder / "costs.json")
+    stages = list(Stages(settings, costs, quiet).of(start, plan, choices))
+    kinds = [kind for kind, _ in stages]
+    assert kinds[-1] == INT8 and SPARSE in kinds
+    sparse = dict(stages)[SPARSE]
+    layers = {layer.name: layer.state for layer in inspect(load(sparse.model)).layers}
+    assert sparse.sparse and all(layers[name] == "sparse" for name in sparse.sparse)
+    assert all(a.ms >= b.ms for (_, a), (_, b) in pairwise(stages))
+    again = Stages(settings, Costs(settings.folder / "costs.json"), quiet)
+    choices.__dict__["narrowing"] = None  # what was made is not made again
+    assert list(again.of(start, plan, choices)) == stages
