@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     type=options.PATH,
     multiple=True,
     metavar="MODEL.onnx",
-    help="Also start here, e.g. from distill's result; repeatable.",
+    help="Also start here; repeatable.",
 )
-@click.option("--steps", type=options.Count(0), default=0, metavar="N", help="Train 2:4 weights for so many steps.")
+@click.option(
+    "--steps", type=options.Count(0), default=0, metavar="N", help="Then train 2:4 weights for N steps (PyTorch)."
+)
 @click.option("--build", type=options.Count(0), default=0, metavar="N", help="Build and time the N fastest here.")
 @options.names
 @options.force

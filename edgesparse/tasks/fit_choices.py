@@ -7,7 +7,7 @@ Accurate Pruning with Speedup Guarantees", ICML 2022). How much change the score
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,9 +32,9 @@ from edgesparse.tasks.inputs import read_model
 INT8, SPARSE, CHANNELS = "INT8", "2:4", "channels"
 WORTH = 0.01
 """The most that a kind of choice could save, as a share of the predicted time, below which it is not measured."""
-FINER = 2**-0.25
+FINER = 2**-0.5
 """Ratio of one allowed change to the next larger one."""
-BUDGETS = 64
+BUDGETS = 32
 HOPELESS = 0.5
 """Sets of 2:4 layers and widths whose changes add up to more, as a share of the outputs' variance, are not tried."""
 APART = 0.005
@@ -75,7 +75,8 @@ class Choices:
         self.scored = read_model(network.recipe, settings.images, settings.options.count, None, progress)
         self.model = self.scored.model
         self.folder = settings.folder / "choices"
-        self.ms = predicted(self.model, self.board, "fp16")
+        self.narrowed_ms: dict[tuple[int, ...], float] = {}
+        self.ms, self.int8_ms = (predicted(self.model, self.board, precision) for precision in ("fp16", "int8"))
         self.layers = {layer.name for layer in inspect(self.model).layers}
         self.gains = int8_gains(self.model, self.board)
         self.sparse_gains = {kind: sparse_gains(self.model, self.board, kind) for kind in ("fp16", "int8")}
@@ -143,6 +144,7 @@ class Choices:
             most = min(most, max(HOPELESS, sum(self.int8.values()) if INT8 in kinds else 0.0))
         plans, gained = list[Plan](), 0.0
         for number in reversed(range(BUDGETS)):
+            self.progress("choosing", BUDGETS - 1 - number, BUDGETS)
             picks = knapsack.pick([[choice for choice, _ in item] for item in items], most * FINER**number)
             chosen = [item[at] for item, at in zip(items, picks, strict=True) if at is not None]
             if (gain := sum(choice.gain for choice, _ in chosen)) > gained + APART * self.ms:
@@ -177,17 +179,30 @@ class Choices:
 
     def _plan(self, chosen: Sequence[tuple[knapsack.Choice, _Action]]) -> Plan:
         """Return these choices with the time of the whole network: savings of channels overlap."""
-        actions = [action for _, action in chosen]
-        int8 = tuple(name for action in actions for name in action.int8)
-        sparse = tuple(name for action in actions for name in action.sparse)
-        dropped = tuple(sorted(number for action in actions for number in action.dropped))
-        try:
-            model = self.narrowing.shape_without(dropped) if dropped else self.model
-        except Inapplicable:
-            return Plan(ms=float("inf"))
+        blocks = sorted((pair for pair in chosen if pair[1].dropped), key=lambda pair: pair[0].cost / pair[0].gain)
+        dropped = self._together([action.dropped for _, action in blocks])
+        kept = [pair for pair in chosen if set(pair[1].dropped) <= set(dropped)]
+        int8 = tuple(name for _, action in kept for name in action.int8)
+        sparse = tuple(name for _, action in kept for name in action.sparse)
+        model = self.narrowing.shape_without(dropped) if dropped else self.model
         floats = self.layers - set(int8)
         ms = predicted(model, self.board, "int8" if int8 else "fp16", floats if int8 else (), sparse)
-        return Plan(int8, sparse, dropped, sum(choice.cost for choice, _ in chosen), ms)
+        return Plan(int8, sparse, tuple(sorted(dropped)), sum(choice.cost for choice, _ in kept), ms)
+
+    def _together(self, blocks: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+        """Return the channels of these blocks that can be removed together, where each saves time after the earlier."""
+        dropped: tuple[int, ...] = ()
+        ms = self.int8_ms
+        for block in blocks:
+            more = (*dropped, *block)
+            if more not in self.narrowed_ms:
+                try:
+                    self.narrowed_ms[more] = predicted(self.narrowing.shape_without(more), self.board, "int8")
+                except Inapplicable:
+                    self.narrowed_ms[more] = float("inf")
+            if self.narrowed_ms[more] < ms:
+                dropped, ms = more, self.narrowed_ms[more]
+        return dropped
 
 
 def _choice(gain: float, change: float, action: _Action) -> tuple[knapsack.Choice, _Action]:

@@ -110,14 +110,14 @@ class Search:
 
     def _starts(self) -> list[tuple[str, Network]]:
         """Return the networks to start from, by their predicted time in INT8, which is set."""
-        found = list[tuple[str, Network]]()
+        able = list[tuple[str, Network]]()
         for name, start in fit_network.starts(self.half, self.settings, self._checked):
             if isinstance(start, NotWorthIt):
                 self._note(name, str(start))
             else:
                 ms = fit_network.predicted(load(start.model), self.settings.board, "int8")
-                found.append((name, replace(start, ms=ms)))
-        return sorted(found, key=lambda each: each[1].ms)
+                able.append((name, replace(start, ms=ms)))
+        return sorted(able, key=lambda each: each[1].ms)
 
     def _from(self, name: str, start: Network) -> None:
         """Try each set of kinds of choices on one network: INT8 alone first, which most of the time comes from."""
@@ -162,8 +162,9 @@ class Search:
         if not plans:
             return self._note(name, "no plan is predicted to be faster than the best so far")
         saved = np.array([self.best.network.ms - plan.ms for plan in plans])
+        target = self.settings.options.target_ms
         first = sum(plan.change <= self.best.change for plan in plans) or None
-        if self.best.network is self.half:
+        if not self.best.change or (target is not None and plans[-1].ms <= target):
             first = len(plans)
         search = Trials(saved, LEAST * self.best.network.ms, self.budget)
         search.run(0, self.best, lambda at: self._tried(name, start, choices, plans[at - 1]), _drop, first)

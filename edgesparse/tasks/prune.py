@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,8 +69,6 @@ class PruneOptions:
     - `device`: weigh layers by their predicted gain on this board, such as "orin-nano-8gb"; implies `layers="auto"`.
     - `steps`: for `reconstruct`: then train all weights together for at most this many steps, to match the original;
       needs PyTorch.
-    - `gains`: for `reconstruct`, what 2:4 saves in each layer, by name and in any unit, instead of `device`'s; implies
-      `layers="auto"`.
     - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
       folder of the images, if they are not next to it.
     - `state`: folder for intermediate results: after an interruption, the same call continues from there.
@@ -86,7 +84,6 @@ class PruneOptions:
     max_drop: float | None = None
     device: str | None = None
     steps: int = 0
-    gains: Mapping[str, float] | None = None
     annotations: str | Path | None = None
     annotated_images: str | Path | None = None
     names: str | None = None
@@ -97,7 +94,7 @@ class PruneOptions:
     @property
     def automatic(self) -> bool:
         """Whether layers are chosen automatically."""
-        return self.layers == "auto" or any(x is not None for x in (self.share, self.max_drop, self.device, self.gains))
+        return self.layers == "auto" or any(x is not None for x in (self.share, self.max_drop, self.device))
 
     def check(self) -> None:
         """Raise ConfigError if options contradict each other."""
@@ -139,7 +136,7 @@ class PruneOptions:
             )
 
 
-_RECONSTRUCT = ("images", "annotations", "annotated_images", "share", "max_drop", "device", "gains", "state", "html")
+_RECONSTRUCT = ("images", "annotations", "annotated_images", "share", "max_drop", "device", "state", "html")
 
 
 @dataclass(frozen=True)
@@ -201,14 +198,12 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> P
         need_torch("--steps")
     scored, state = _scored(recipe, options, progress)
     refine = refiner(scored, options, progress) if options.steps else None
-    model, spec, gains = scored.model, scored.spec, options.gains
-    if gains is None and board is not None:
-        gains = _gains(model, spec, board)
+    model, spec = scored.model, scored.spec
     selection = ReconstructOptions(
         layers="auto" if options.automatic else (options.layers or None),
         max_drop=options.max_drop,
         share=options.share,
-        gains=gains,
+        gains=None if board is None else _gains(model, spec, board),
         state_dir=state,
     )
     task = replace(_task(scored), refine=refine)

@@ -18,7 +18,7 @@ from onnx import helper
 
 from edgesparse.backends import null
 from edgesparse.compress import narrow
-from edgesparse.tasks import fit_choices, fit_reference, fit_search, fit_stages
+from edgesparse.tasks import fit_choices, fit_reference, fit_search, fit_stages, inputs
 from edgesparse.tasks.fit_reference import PARTS
 
 CHOOSE = ("--annotations", "choose", "--images", "choose")
@@ -30,8 +30,8 @@ def recipe(tmp_path: Path, images: Path) -> Path:
     shutil.copytree(images, tmp_path / "choose")
     rng = np.random.default_rng(0)
     nodes, weights, name = [], {}, "images"
-    for i, inputs in enumerate((3, 64, 64)):
-        weights[f"w{i}"] = rng.standard_normal((64, inputs, 1, 1)).astype(np.float32) / 8
+    for i, channels in enumerate((3, 64, 64)):
+        weights[f"w{i}"] = rng.standard_normal((64, channels, 1, 1)).astype(np.float32) / 8
         nodes += [helper.make_node("Conv", [name, f"w{i}"], [f"c{i}"], f"side{i}")]
         nodes += [helper.make_node("Relu", [f"c{i}"], [f"r{i}"])]
         name = f"r{i}"
@@ -215,10 +215,15 @@ def test_without_labels_images_without_objects_are_refused(edgesparse: Command, 
         (["--annotations", "choose"], 2, "no images to calibrate on"),
         (["--images", "choose", "--annotated-images", "choose"], 2, "--annotated-images needs --annotations"),
         ([*CHOOSE, "--device", "orin-nan-8gb"], 2, "did you mean orin-nano-8gb"),
+        ([*CHOOSE, "--student", "none.onnx"], 2, "none.onnx"),
+        ([*CHOOSE, "--steps", "2"], 3, "--steps needs PyTorch"),
         ([*CHOOSE, "--minutes", "0.00001"], 1, "before the original was scored"),
     ],
 )
-def test_refusals_are_one_line(edgesparse: Command, recipe: Path, options: list[str], code: int, words: str) -> None:
+def test_refusals_are_one_line(
+    edgesparse: Command, recipe: Path, options: list[str], code: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "find_spec", lambda _: None)  # as where PyTorch is not installed
     ended = edgesparse("fit", recipe, "-o", "out", *options)
     assert (ended.code, words in ended.message) == (code, True), ended.err
     assert not (recipe.parent / "out/fit.json").exists()

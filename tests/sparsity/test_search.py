@@ -20,8 +20,8 @@ def test_the_drop_is_never_more_than_allowed_and_few_are_tried(drops: list[float
         return count
 
     search = Search(np.arange(1.0, len(drops) + 1), 0.5, allowed)
-    found = search.run(0, 0, trial, lambda count: drops[count - 1] if count else 0.0, min(first, len(drops)) or None)
-    assert found == 0 or drops[found - 1] <= allowed
+    count = search.run(0, 0, trial, lambda count: drops[count - 1] if count else 0.0, min(first, len(drops)) or None)
+    assert count == 0 or drops[count - 1] <= allowed
     assert len(tried) == len(set(tried)) <= len(drops)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,14 +13,18 @@ import squares
 from onnx import helper
 
 from edgesparse.config import parse
-from edgesparse.model.load import load
-from edgesparse.progress import quiet
+from edgesparse.model.load import Model, load
+from edgesparse.progress import Progress, quiet
 from edgesparse.sparsity.inspect import inspect
-from edgesparse.tasks import fit_network
+from edgesparse.sparsity.reconstruct import Refine
+from edgesparse.sparsity.reconstruct_report import Refinement
+from edgesparse.tasks import fit_network, fit_stages
 from edgesparse.tasks.fit_choices import CHANNELS, INT8, SPARSE, Choices, Plan
 from edgesparse.tasks.fit_costs import Costs
-from edgesparse.tasks.fit_network import FitOptions, Settings, predicted
+from edgesparse.tasks.fit_network import FitOptions, Network, Settings, predicted
 from edgesparse.tasks.fit_stages import Stages
+from edgesparse.tasks.inputs import ScoredModel
+from edgesparse.tasks.prune import PruneOptions
 
 KINDS = (INT8, SPARSE, CHANNELS)
 
@@ -43,14 +48,18 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(FitOptions(count=2), recipe, str(folder / "images"), folder)
 
 
+def start(settings: Settings) -> Network:
+    return fit_network.base(settings.source, settings)
+
+
 @pytest.fixture(scope="module")
 def choices(settings: Settings) -> Choices:
-    found = Choices(fit_network.base(settings.source, settings), settings, quiet)
+    each = Choices(start(settings), settings, quiet)
     # every change is measured, and most are 0 in a detector that does not need these layers: let them differ
-    found.__dict__["int8"] = {name: 0.01 * number for number, name in enumerate(found.int8, 1)}
-    found.__dict__["sparse"] = {name: 0.04 / number for number, name in enumerate(found.sparse, 1)}
-    found.__dict__["widths"] = [replace(width, change=0.03 * number) for number, width in enumerate(found.widths, 1)]
-    return found
+    each.__dict__["int8"] = {name: 0.01 * number for number, name in enumerate(each.int8, 1)}
+    each.__dict__["sparse"] = {name: 0.04 / number for number, name in enumerate(each.sparse, 1)}
+    each.__dict__["widths"] = [replace(width, change=0.03 * number) for number, width in enumerate(each.widths, 1)]
+    return each
 
 
 def test_every_kind_has_choices_that_were_measured(choices: Choices) -> None:
@@ -82,9 +91,9 @@ def test_no_other_layers_that_change_as_little_are_faster(choices: Choices) -> N
 def test_a_plan_becomes_a_network_with_its_prediction_stage_by_stage(choices: Choices, settings: Settings) -> None:
     plan = choices.plans(KINDS)[-1]
     plan = Plan(plan.int8, ("side1", "side2"), plan.dropped, plan.change, plan.ms)
-    start = fit_network.base(settings.source, settings)
+    first = start(settings)
     costs = Costs(settings.folder / "costs.json")
-    stages = list(Stages(settings, costs, quiet).of(start, plan, choices))
+    stages = list(Stages(settings, costs, quiet).of(first, plan, choices))
     kinds = [kind for kind, _ in stages]
     assert kinds[-1] == INT8 and SPARSE in kinds
     sparse = dict(stages)[SPARSE]
@@ -93,4 +102,27 @@ def test_a_plan_becomes_a_network_with_its_prediction_stage_by_stage(choices: Ch
     assert all(a.ms >= b.ms for (_, a), (_, b) in pairwise(stages))
     again = Stages(settings, Costs(settings.folder / "costs.json"), quiet)
     choices.__dict__["narrowing"] = None  # what was made is not made again
-    assert list(again.of(start, plan, choices)) == stages
+    assert list(again.of(first, plan, choices)) == stages
+
+
+def test_with_steps_the_2to4_weights_are_trained(
+    choices: Choices, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+
+    def refiner(scored: ScoredModel, options: PruneOptions, progress: Progress) -> Refine:
+        def refine(
+            dense: Model, pruned: Model, checkpoint: Path | None, progress: Progress
+        ) -> tuple[Model, Refinement]:
+            runs.append((options.steps, checkpoint is not None, pruned is not dense))
+            return pruned, Refinement(options.steps, 2, 1, 1.0, 0.5)
+
+        return refine
+
+    monkeypatch.setattr(fit_stages, "refiner", refiner)
+    settings = replace(settings, options=replace(settings.options, steps=4))
+    costs = Costs(settings.folder / "trained.json")
+    plan = Plan(sparse=("side1",))
+    for _ in range(2):
+        ((kind, network),) = Stages(settings, costs, quiet).of(start(settings), plan, choices)
+    assert runs == [(4, True, True)] and kind == SPARSE and network.sparse == ("side1",)
