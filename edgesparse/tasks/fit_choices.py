@@ -76,6 +76,7 @@ class Choices:
         self.model = self.scored.model
         self.folder = settings.folder / "choices"
         self.narrowed_ms: dict[tuple[int, ...], float] = {}
+        self.avoided = set[tuple[int, ...]]()
         self.ms, self.int8_ms = (predicted(self.model, self.board, precision) for precision in ("fp16", "int8"))
         self.layers = {layer.name for layer in inspect(self.model).layers}
         self.gains = int8_gains(self.model, self.board)
@@ -154,6 +155,17 @@ class Choices:
                     gained = gain
         return plans
 
+    def avoid(self, plan: Plan) -> bool:
+        """Choose no more the width of `plan` that changes most: as a whole, the plan lost more than its changes say.
+
+        Returns whether there was one.
+        """
+        chosen = [width for width in self.widths if set(width.dropped) <= set(plan.dropped)] if plan.dropped else []
+        left = [width for width in chosen if width.dropped not in self.avoided]
+        if left:
+            self.avoided.add(max(left, key=lambda width: width.change).dropped)
+        return bool(left)
+
     def _layers(self, int8: bool, sparse: bool) -> Iterator[_Item]:
         """An item per layer: INT8, 2:4 in FP16, and both, whose changes are taken to add up."""
         changes8, changes24 = self.int8 if int8 else {}, self.sparse if sparse else {}
@@ -173,6 +185,8 @@ class Choices:
         """An item per block of channels: its smaller widths."""
         by_block: dict[str, _Item] = {}
         for width in self.widths if channels else ():
+            if width.dropped in self.avoided:
+                continue
             choice = _choice(width.saved_ms, width.change, _Action(dropped=width.dropped))
             by_block.setdefault(width.block.name, []).append(choice)
         yield from by_block.values()

@@ -37,18 +37,21 @@ class Fake:
     """
 
     def __init__(self, seed: int, noise: float, ms: float) -> None:
-        self.rng, self.noise, self.ms, self.made = np.random.default_rng(seed), noise, ms, list[Plan]()
+        self.rng, self.noise, self.ms, self.plans_tried = np.random.default_rng(seed), noise, ms, list[Plan]()
         self.drops: dict[float, float] = {}
 
     def obstacle(self, kind: str) -> str:
         return ""
+
+    def avoid(self, plan: Plan) -> bool:
+        return False
 
     def plans(self, kinds: tuple[str, ...]) -> list[Plan]:
         changes = np.sort(self.rng.uniform(0, 1, 30))
         return [Plan(("a",), (), (), c, self.ms * FEWER[kinds] * (0.9 - 0.5 * c)) for c in changes.tolist()]
 
     def of(self, first: Network, plan: Plan, choices: object) -> Iterator[tuple[str, Network]]:
-        self.made.append(plan)
+        self.plans_tried.append(plan)
         self.drops[plan.ms] = 4 * plan.change**2 + self.rng.normal() * self.noise
         yield INT8, replace(first, precision="int8", ms=plan.ms)
 
@@ -79,7 +82,7 @@ def test_the_budget_is_never_exceeded_and_the_fastest_within_it_is_chosen(
     within = [trial for trial in search.trials if trial.drop <= 1.0]
     assert search.best.drop <= 1.0 and network.ms == min(trial.network.ms for trial in within)
     assert report.drop == pytest.approx(search.best.drop) and report.drop <= 1.0
-    assert len(fake.made) == len(search.trials) - 1 <= 4 * 7, "each set of choices takes few trials"
+    assert len(fake.plans_tried) == len(search.trials) - 1 <= 4 * 7, "each set of choices takes few trials"
     if target is None and not noise:
         assert network.ms < 0.8 * full, "the sets with 2:4 are faster at the same change"
     if target is not None:
