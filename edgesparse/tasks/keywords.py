@@ -5,7 +5,7 @@ Each is a field of SlimOptions, PruneOptions, QuantizeOptions or EvaluateOptions
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -28,7 +28,6 @@ class PruneKeywords(TypedDict, total=False):
     max_drop: float | None
     device: str | None
     steps: int
-    gains: Mapping[str, float] | None
     annotations: str | Path | None
     annotated_images: str | Path | None
     names: str | None
@@ -54,6 +53,7 @@ class QuantizeKeywords(TypedDict, total=False):
     annotations: str | Path | None
     annotated_images: str | Path | None
     keep: Sequence[str]
+    exact: bool
     calibration: str | Path | None
     from_table: str | Path | None
     table: str | Path | None
