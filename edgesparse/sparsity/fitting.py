@@ -114,13 +114,18 @@ def fit(normal: Normal, dense: Matrix, groups: npt.NDArray[np.intp], mask: Mask)
     `mask` [r, d]: the start, True where a weight stays, two per group. Without groups the mask is not changed.
     """
     h, g, yy = normal.xx.copy(), normal.yx.copy(), normal.yy
-    ridge = RIDGE * max(float(np.trace(h)) / len(h), 1e-12)
+    ridge = ridge_of(h)
     h[np.diag_indices_from(h)] += ridge
     g += ridge * dense
     mask = exchange(h, g, mask, groups) if len(groups) else mask
     weight = solve(h, g, mask)
     left = np.einsum("ri,ri->r", weight @ h - 2 * g, weight) + yy + ridge * np.einsum("ri,ri->r", dense, dense)
     return Fit(weight, mask, normal.y - weight @ normal.x, float(left.sum() / max(yy.sum(), 1e-30)))
+
+
+def ridge_of(h: Matrix) -> float:
+    """What is added to the diagonal of `h` [d, d]."""
+    return RIDGE * max(float(np.trace(h)) / len(h), 1e-12)
 
 
 def solve(h: Matrix, g: Matrix, mask: Mask) -> Matrix:

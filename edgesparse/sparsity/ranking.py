@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,8 +11,11 @@ import numpy as np
 from onnx import ModelProto
 
 from edgesparse.model.activations import Tape, stride
+from edgesparse.model.bias import set_bias
 from edgesparse.model.layers import layer_name
 from edgesparse.model.outputs import Read, ReferenceOutputs
+from edgesparse.model.unfold import Product
+from edgesparse.model.wiring import Array, Wiring
 from edgesparse.progress import Progress
 from edgesparse.sparsity.inspect import InspectedLayer
 from edgesparse.sparsity.mask import mask_2to4
@@ -69,8 +73,22 @@ def _alone(tape: Tape, at: int, outputs: ReferenceOutputs, state: State, weights
     saved = state.get(f"alone-{at}")
     if saved is None:
         fitted = fit_layer(tape, tape, work, mask_2to4(work.weight.values, work.weight.axis), False, weights)
-        tape.wiring.store(work.weight.source, work.stored(fitted["weight"]))
-        saved = {"change": np.array(outputs.difference(tape.rest(at, outputs.names)))}
-        tape.wiring.store(work.weight.source, work.weight.stored)
+        with _fitted(tape.wiring, work, fitted):
+            saved = {"change": np.array(outputs.difference(tape.rest(at, outputs.names)))}
         state.put(f"alone-{at}", saved)
     return float(saved["change"])
+
+
+@contextmanager
+def _fitted(wiring: Wiring, work: Product, arrays: Mapping[str, Array]) -> Iterator[None]:
+    """The layer has the weights and the bias of `arrays` meanwhile: without that bias, its mean would be another."""
+    nodes = [work.node, *wiring.consumers[work.node.output[0]]]  # a MatMul's bias is at the node after it
+    before = [list(node.input) for node in nodes]
+    wiring.store(work.weight.source, work.stored(arrays["weight"]))
+    if arrays["bias"].size:
+        set_bias(wiring, work, arrays["bias"])
+    yield
+    wiring.store(work.weight.source, work.weight.stored)
+    for node, names in zip(nodes, before, strict=True):
+        del node.input[:]
+        node.input.extend(names)

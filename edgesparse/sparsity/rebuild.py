@@ -30,6 +30,7 @@ from edgesparse.model.weights import LAYERS, Weight
 from edgesparse.model.wiring import Array, Wiring
 from edgesparse.progress import Progress
 from edgesparse.sparsity import fitting
+from edgesparse.sparsity.activated import activated, activation_of
 from edgesparse.sparsity.fitting import Mask, Moments, Sums, fit
 from edgesparse.sparsity.mask import GROUP, mask_2to4, violations
 from edgesparse.sparsity.permute import drop_unread
@@ -206,9 +207,15 @@ def fit_layer(
     groups = work.groups if search else np.empty((0, 4), np.intp)
     mask = work.as_matrix(start)
     rows = np.split(np.arange(len(matrix)), work.parts)
-    pairs = zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True)
-    moments = moments_of([work], ([pair] for pair in pairs), weights)[0]
+
+    def pairs() -> Iterator[tuple[Array, Array]]:
+        return zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True)
+
+    moments = moments_of([work], ([pair] for pair in pairs()), weights)[0]
     fits = [fit(moments.normal(i, intercept), matrix[r], groups, mask[r]) for i, r in enumerate(rows)]
+    activation = activation_of(pruned.wiring, work.node.output[0])
+    if activation is not None and intercept:
+        fits = activated(work, moments, fits, pairs, weights, activation)
     return {
         "weight": np.concatenate([part.weight for part in fits]) / work.scale,
         "mask": np.concatenate([part.mask for part in fits]),

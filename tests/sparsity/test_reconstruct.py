@@ -129,6 +129,8 @@ def test_every_kind_of_layer_is_2to4_and_far_closer_than_by_magnitude(case: str)
 def test_the_mean_of_the_first_layers_output_stays(case: str) -> None:
     make, shape = CASES[case]
     dense, batches = make(), correlated(*shape)
+    for step in dense.graph.node:  # behind another activation, its outputs are fitted as they are
+        step.op_type = "Identity" if step.op_type == "Relu" else step.op_type
     result, _ = reconstruct(dense, batches, ReconstructOptions(layers=["first"], reorder=False))
     for source in (dense, result):
         source.graph.output[0].name = "a"
@@ -352,7 +354,7 @@ def sparse() -> ModelProto:
         (shared, {}, SparsityError, "one: shares its weights with two"),
         (non_finite, {}, ModelError, "last: weights hold NaN or infinity"),
         (sparse, {}, SparsityError, "all 2 layers to prune are already 2:4"),
-        (convs, {"layers": ["frist"]}, SparsityError, "did you mean 'first'"),
+        (convs, {"layers": ["frist"]}, ModelError, "did you mean 'first'"),
         (convs, {"max_drop": 1}, CalibrationError, "needs labeled data"),
         (convs, {"layers": "auto"}, CalibrationError, "needs labeled data"),
         (convs, {"share": 1.5}, SparsityError, "share 1.5"),

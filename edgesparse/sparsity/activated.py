@@ -1,0 +1,119 @@
+"""Fits a layer to what passes its activation: what ReLU cuts off needs no match, and would cost accuracy elsewhere.
+
+`fitting` matches a layer's outputs before the activation. From there, each round fits what is still missing behind it:
+GLMtron (Kakade et al., 2011, arXiv:1104.2018), with steps scaled by the second moments of the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from edgesparse.model.threads import in_threads
+from edgesparse.model.unfold import Product
+from edgesparse.model.wiring import Array, Wiring, attribute
+from edgesparse.sparsity.fitting import Fit, Mask, Matrix, Moments, Single, ridge_of, solve
+from edgesparse.sparsity.position_weights import PositionWeights
+
+Activation = Callable[[Single], Single]
+Pairs = Callable[[], Iterable[tuple[Array, Array]]]
+"""Starts a pass over a layer's inputs in the pruned model and its outputs in the dense model, per batch."""
+ROUNDS = 5
+"""Each passes over the layer's inputs once."""
+
+
+def activation_of(wiring: Wiring, name: str) -> Activation | None:
+    """Return the activation that alone reads the tensor `name`: ReLU, LeakyReLU or SiLU; None for anything else."""
+    readers = [] if name in wiring.outputs else sorted(wiring.consumers[name], key=lambda node: node.op_type)
+    kinds = [node.op_type for node in readers]
+    if kinds == ["Relu"]:
+        return lambda x: np.maximum(x, 0)
+    if kinds == ["LeakyRelu"]:
+        slope = np.float32(attribute(readers[0], "alpha", 0.01))
+        return lambda x: np.where(x > 0, x, slope * x)
+    if kinds == ["Mul", "Sigmoid"] and set(readers[0].input) == {name, readers[1].output[0]}:
+        return lambda x: x / (1 + np.exp(-np.maximum(x, -80)))
+    return None
+
+
+class _Missing(NamedTuple):
+    """What is missing behind the activation: times the inputs [parts, r, d], its sum and sum of squares [parts, r]."""
+
+    products: Array
+    total: Array
+    squares: Array
+
+
+def activated(
+    work: Product,
+    moments: Moments,
+    fits: Sequence[Fit],
+    pairs: Pairs,
+    weights: PositionWeights | None,
+    activation: Activation,
+) -> list[Fit]:
+    """Return `fits`, one per part of the layer, with the same masks and no worse outputs behind `activation`.
+
+    `moments` and `weights`: those that `fits` come from. A round that makes an output worse is undone, and its next
+    step is shorter; after one that makes it better, longer: the less passes the activation, the longer steps must be.
+    """
+    best, pace = list(fits), np.ones((work.parts, len(fits[0].weight)))
+    missing = _missing(work, best, pairs, weights, activation)
+    for _ in range(ROUNDS):
+        trial = [_step(moments, i, part, missing, pace[i]) for i, part in enumerate(best)]
+        left = _missing(work, trial, pairs, weights, activation)
+        better = left.squares < missing.squares
+        best = [_rows(rows, new, old) for rows, new, old in zip(better, trial, best, strict=True)]
+        missing = _Missing(
+            np.where(better[..., None], left.products, missing.products),
+            np.where(better, left.total, missing.total),
+            np.where(better, left.squares, missing.squares),
+        )
+        pace *= np.where(better, 2, 0.5)
+    return best
+
+
+def _rows(rows: Mask, new: Fit, old: Fit) -> Fit:
+    """`new` in the outputs `rows`, else `old`."""
+    weight = np.where(rows[:, None], new.weight, old.weight)
+    return replace(old, weight=weight, bias=np.where(rows, new.bias, old.bias))
+
+
+def _step(moments: Moments, part: int, fit: Fit, missing: _Missing, pace: Matrix) -> Fit:
+    normal = moments.normal(part, True)
+    mean = pace * missing.total[part] / moments.count
+    h = normal.xx + ridge_of(normal.xx) * np.eye(len(normal.xx))
+    products = pace[:, None] * missing.products[part] / moments.count
+    step = solve(h, products - np.outer(mean, normal.x), fit.mask)
+    return replace(fit, weight=fit.weight + step, bias=fit.bias + mean - step @ normal.x)
+
+
+def _missing(
+    work: Product, fits: Sequence[Fit], pairs: Pairs, weights: PositionWeights | None, activation: Activation
+) -> _Missing:
+    matrix = np.stack([part.weight for part in fits]).astype(np.float32).transpose(0, 2, 1)
+    bias = np.stack([part.bias for part in fits]).astype(np.float32)[:, None]
+
+    def by_part(values: Single) -> Single:
+        return values.reshape(len(values), work.parts, -1).transpose(1, 0, 2)
+
+    def sums(item: tuple[int, tuple[Array, Array]]) -> _Missing:
+        batch, (x, y) = item
+        inputs = by_part(work.inputs(x))
+        left = by_part(activation(work.outputs(y))) - activation(inputs @ matrix + bias)
+        counted = left
+        if weights is not None and y.ndim == 4:
+            counted = left * weights.weights(batch, *y.shape[2:])[:, None]
+        products = counted.transpose(0, 2, 1) @ inputs
+        return _Missing(products, counted.sum(1), (counted * left).sum(1))
+
+    width = fits[0].weight.shape[1]
+    rows = (work.parts, len(fits[0].weight))
+    result = _Missing(np.zeros((*rows, width)), np.zeros(rows), np.zeros(rows))
+    for added in in_threads(sums, enumerate(pairs())):
+        for total, part in zip(result, added, strict=True):
+            total += part
+    return result
