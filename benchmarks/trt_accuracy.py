@@ -82,9 +82,6 @@ def measure(engine: Engine, arguments: argparse.Namespace, folder: Path) -> dict
     row: dict[str, Any] = {"build_s": round(built.seconds, 1), "layers": len(built.layers)}
     row |= {"eligible_2to4": len(built.eligible), "sparse_kernels": sum(layer.sparse for layer in built.layers)}
     print(json.dumps({engine.name: row}), flush=True)
-    with ours.load(built.path) as runner:
-        times = sorted(runner.latency() for _ in range(200))
-        row["median_ms"] = round(times[100], 4)
     mini = arguments.real / "coco_mini"
     labels = Labels(mini / "instances_val.json", mini / "val")
     with Detector(ours.load(built.path), spec, SCORING) as detector:

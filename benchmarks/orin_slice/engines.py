@@ -80,7 +80,7 @@ class Built:
 
 class Builder:
     """Builds in one process; everything that TensorRT prints goes to `folder`/NAME.log and is then parsed. Builds of
-    one NAME share a timing cache."""
+    one NAME share a timing cache, which starts with what those of other names already hold."""
 
     def __init__(self, trt: Any, folder: Path) -> None:
         self._trt, self._folder = trt, folder
@@ -134,8 +134,10 @@ class Builder:
             _set_ranges(network)
         if not (options.free or options.qdq):
             hold(trt, network, {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8"}[options.precision])
-        held = cached.read_bytes() if cached.exists() else b""
-        cache = config.create_timing_cache(held)
+        cache = config.create_timing_cache(cached.read_bytes() if cached.exists() else b"")
+        for other in sorted(self._folder.glob("*.timing")):
+            if other != cached:
+                cache.combine(config.create_timing_cache(other.read_bytes()), ignore_mismatch=True)
         config.set_timing_cache(cache, ignore_mismatch=True)
         with _kept(config, cached):
             return builder.build_serialized_network(network, config)

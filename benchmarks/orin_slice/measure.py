@@ -134,11 +134,11 @@ class Parent:
             self.store.release(case)
             print(f"skipped: {name} {way}", file=sys.stderr, flush=True)
 
-    def measure_all(self, todo: Sequence[Case], end: float) -> None:
+    def measure_all(self, todo: Sequence[Case]) -> None:
         """A network that crashes the process is left out."""
         left = list(todo)
-        while left and time.monotonic() < end:
-            stopped = self._child("measure", left, 0, end)
+        while left and time.monotonic() < self.end:
+            stopped = self._child("measure", left, 0, self.end)
             if stopped is None or not stopped[0]:
                 return
             print(f"not measured: {stopped[0]}", file=sys.stderr, flush=True)
@@ -167,11 +167,11 @@ def parent(arguments: argparse.Namespace, store: Store) -> None:
     end = time.monotonic() + arguments.budget
     done = {_key(row) for row in _rows(arguments.out) if MISSING not in row["engines"].values()}
     todo = [case for case in cases(arguments.case) if (case.name, arguments.sms, arguments.kernels) not in done]
-    with shared_gpu(arguments.jobs) as service:
-        work = Parent(arguments, store, environment | service, end - arguments.reserve)
-        work.build_all(todo, arguments.jobs)
-    work.environment = environment
-    work.measure_all(todo, end)
+    if arguments.stage != "measure":
+        with shared_gpu(arguments.jobs) as service:
+            Parent(arguments, store, environment | service, end - arguments.reserve).build_all(todo, arguments.jobs)
+    if arguments.stage != "build":
+        Parent(arguments, store, environment, end).measure_all(todo)
 
 
 def summary(before: list[dict[str, Any]], measured: list[dict[str, Any]]) -> dict[str, Any]:
@@ -254,6 +254,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=240.0, help="Seconds that one build may take.")
     parser.add_argument("--budget", type=float, default=500.0, help="Seconds for everything.")
     parser.add_argument("--reserve", type=float, default=60.0, help="Seconds of these that are kept for timing.")
+    parser.add_argument("--stage", choices=("build", "measure"), help="Do only this; both by default.")
     parser.add_argument("--save", action="store_true", help="Merge FILE into benchmarks/results/orin_slice.json.")
     parser.add_argument("--child", choices=("build", "measure"), help=argparse.SUPPRESS)
     parser.add_argument("--slot", type=int, default=0, help=argparse.SUPPRESS)

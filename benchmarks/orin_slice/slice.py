@@ -39,11 +39,11 @@ def compiled(source: str, *libraries: str) -> Path:
 def shared_gpu(processes: int) -> Iterator[dict[str, str]]:
     """The environment in which `processes` processes use the GPU at the same time, each in its own slice.
 
-    Without CUDA's Multi-Process Service they would use it in turns, and seven builders at once finish nothing. Raises
-    RuntimeError where the service is not installed.
+    Without CUDA's Multi-Process Service they would use it in turns, and seven builders at once finish nothing. The
+    service that CUDA_MPS_PIPE_DIRECTORY names is used if there is one. Raises RuntimeError where none is installed.
     """
     control = shutil.which("nvidia-cuda-mps-control")
-    if processes == 1:
+    if processes == 1 or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
         yield {}
         return
     if control is None:
