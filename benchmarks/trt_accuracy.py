@@ -3,10 +3,16 @@ files.
 
     python benchmarks/trt_accuracy.py --files FOLDER --real ../shared/real [--engine onnxruntime] [--out FILE.json]
 
-FOLDER holds dense.onnx and half.onnx (half of the eligible work 2:4) of one detector, spec.json (its head, classes and
-input), and for each of the two a folder of the same name with its INT8 versions: fuse.onnx and sparse.onnx (Q/DQ in
-either placement), even.onnx and table.calibration. Each engine is built, scored and compared in its own process, with a
-time limit; a row is written as soon as it is available and is not measured again.
+FOLDER holds dense.onnx and half.onnx (half of the eligible work 2:4) of one detector, spec.json (a DetectorSpec), and
+for each of the two a folder of the same name with its INT8 versions, as these commands write them:
+
+    edgesparse quantize dense.onnx --images ../shared/real/unlabelled --names coco -o dense/fuse.onnx \\
+        --table dense/table.calibration
+    edgesparse quantize dense.onnx --images ../shared/real/unlabelled --names coco -o dense/sparse.onnx \\
+        --placement sparse
+
+Files that are missing are left out. Each engine is built, scored and compared in its own process, with a time limit; a
+row is written as soon as it is available and is not measured again.
 
 Per engine: mAP 50-95 and mAP50 on coco_mini/val (153 images); the share of ONNX Runtime's FP32 boxes that it finds, and
 the change in confidence of those boxes (median, 90th percentile of the magnitude).
@@ -63,7 +69,7 @@ def engines(files: Path) -> Iterator[Engine]:
         end = " 2:4" if sparse else ""
         yield Engine(f"fp16{end}", files / f"{model}.onnx", "fp16", sparse)
         table = files / model / "table.calibration"
-        yield Engine(f"int8-table{end}", files / model / "even.onnx", "int8", sparse, table)
+        yield Engine(f"int8-table{end}", Path(f"{table}.onnx"), "int8", sparse, table)
         yield Engine(f"int8-qdq{end}", files / model / "fuse.onnx", "int8", sparse)
         yield Engine(f"int8-qdq-sparse{end}", files / model / "sparse.onnx", "int8", sparse)
 
