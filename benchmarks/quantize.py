@@ -59,24 +59,25 @@ def show(what: str, result: int, total: int) -> None:
 
 
 def methods(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
-    even, _ = equalize(model, data, (), show)
-    result = {}
+    equalized = equalize(model, data, (), show)
+    even, keep, result = equalized.model, tuple(equalized.uneven), {}
+    tensors = quantized_tensors(even, keep=keep)
     for method in (*METHODS, BEST):
-        ranges = calibrate(even, data, CalibrationOptions(method), tensors=quantized_tensors(even), progress=show)
-        result[method] = round(score(quantize(even, ranges.scales)[0]), 2)
+        ranges = calibrate(even, data, CalibrationOptions(method), tensors=tensors, progress=show)
+        result[method] = round(score(quantize(even, ranges.scales, keep=keep)[0]), 2)
     return result
 
 
 def steps(model: ModelProto, data: Batches, score: Score) -> dict[str, Any]:
-    even, _ = equalize(model, data, (), show)
+    equalized = equalize(model, data, (), show)
+    even, uneven = equalized.model, tuple(equalized.uneven)
     result, scales = {"fp32": score(model)}, {}
-    for name, source in (("ranges", model), ("even_channels", even)):
-        scales = calibrate(
-            source, data, CalibrationOptions(METHOD), tensors=quantized_tensors(source), progress=show
-        ).scales
-        result[name] = score(quantize(source, scales)[0])
-    corrected = correct_biases(even, scales, spread(data, IMAGES), (), show)
-    result["biases"] = score(quantize(corrected.model, scales)[0])
+    for name, source, keep in (("ranges", model, ()), ("even_channels", even, uneven)):
+        tensors = quantized_tensors(source, keep=keep)
+        scales = calibrate(source, data, CalibrationOptions(METHOD), tensors=tensors, progress=show).scales
+        result[name] = score(quantize(source, scales, keep=keep)[0])
+    corrected = correct_biases(even, scales, spread(data, IMAGES), uneven, show)
+    result["biases"] = score(quantize(corrected.model, scales, keep=uneven)[0])
     return {name: round(value, 2) for name, value in result.items()}
 
 

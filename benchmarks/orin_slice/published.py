@@ -25,7 +25,7 @@ from benchmarks import predict
 from benchmarks.common import RESULTS, save
 from edgesparse.predict.boards import board
 
-NETWORK = re.compile(r"YOLOv8([nsm])-shaped silu batch 1 ")
+NETWORK = re.compile(r"YOLOv8([nsm])-shaped silu batch 1 (?!.*slim)")
 SIZE, MARGIN = 420, 50
 
 

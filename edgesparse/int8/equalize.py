@@ -3,18 +3,19 @@
 Cross-layer equalization (Nagel et al., 2019, arXiv:1906.04721): the input of a depthwise convolution is divided by one
 factor per channel, and the weights for that channel are multiplied by it. The outputs stay the same, every channel
 fills the range, and the weights lose nothing, since each of their channels has its own scale. The division is folded
-into the previous layer if at most a ReLU is in between. SiLU does not commute with factors: in that case a product is
-inserted after it, which an engine computes in the same pass.
+into the previous layer if at most a ReLU is in between. SiLU does not commute with factors, and a product after it is no
+way out: TensorRT 8.5.3 ends with an internal error if one precedes Q/DQ. Layers that read such a tensor stay float, which costs little, since
+depthwise convolutions hold a small share of a network's multiply-accumulates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto
 
 from edgesparse.errors import SparsityError
 from edgesparse.int8.layers import int8_layers
@@ -31,25 +32,31 @@ HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu")
 LEAST = 2.0**-10
 """Smallest factor: a channel that would need a smaller one does not fill the range."""
 WORTH = 2.0
-"""Smallest ratio of the largest channel to the median channel that is worth a product."""
+"""Smallest ratio of the largest channel to the median channel that matters."""
 
 
 @dataclass(frozen=True)
 class EqualizedTensor:
-    """`spread`: the largest channel over the median one, before. `layers`: those that read the tensor. `folded`: the
-    factors went into the previous layer, without a new operator.
-    """
+    """`spread`: the largest channel over the median one, before. `layers`: those that read the tensor."""
 
     tensor: str
     layers: tuple[str, ...]
     spread: float
-    folded: bool
 
 
-def equalize(
-    model: ModelProto, batches: Batches, keep: Collection[str], progress: Progress
-) -> tuple[ModelProto, tuple[EqualizedTensor, ...]]:
-    """A copy of `model`, with the same outputs except for rounding, in which depthwise INT8 layers read even channels.
+@dataclass(frozen=True)
+class Equalized:
+    """`model` has the outputs of the original except for rounding. `uneven`: the layers that read a tensor whose channels
+    differ but could not be equalized, each with its spread: in INT8 they would lose most of their channels.
+    """
+
+    model: ModelProto
+    tensors: tuple[EqualizedTensor, ...]
+    uneven: Mapping[str, float]
+
+
+def equalize(model: ModelProto, batches: Batches, keep: Collection[str], progress: Progress) -> Equalized:
+    """Equalize the channels that depthwise INT8 layers read, in a copy of `model`.
 
     `keep`: names of layers that stay float. A tensor that any other operator reads is left unchanged. Raises what
     `int8_layers` raises, and CalibrationError for bad batches.
@@ -58,23 +65,23 @@ def equalize(
     copy.CopyFrom(model)
     wiring = Wiring(copy.graph)
     candidates = _candidates(copy, wiring, keep)
-    equalized = []
+    equalized, uneven = [], {}
     for name, largest in _largest(copy, batches, list(candidates), progress).items():
         alive = largest > 0
         spread = float(largest.max() / np.median(largest[alive])) if alive.any() else 1.0
         if spread < WORTH:
             continue
-        factors = np.where(alive, np.maximum(largest / largest.max(), LEAST), 1)
+        readers = tuple(layer_name(work.node) for work in candidates[name])
         before = _layer_before(wiring, name)
+        if before is None:
+            uneven.update(dict.fromkeys(readers, spread))
+            continue
+        factors = np.where(alive, np.maximum(largest / largest.max(), LEAST), 1)
         for work in candidates[name]:
             _scale_inputs(wiring, work, factors)
-        if before is not None:
-            _scale_outputs(wiring, before, 1 / factors)
-        else:
-            _divide(copy, name, candidates[name], factors)
-        readers = tuple(layer_name(work.node) for work in candidates[name])
-        equalized.append(EqualizedTensor(name, readers, spread, before is not None))
-    return copy, tuple(equalized)
+        _scale_outputs(wiring, before, 1 / factors)
+        equalized.append(EqualizedTensor(name, readers, spread))
+    return Equalized(copy, tuple(equalized), uneven)
 
 
 def _candidates(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> dict[str, list[Product]]:
@@ -141,14 +148,3 @@ def _scale_outputs(wiring: Wiring, work: Product, factors: Factors) -> None:
 def _scale_rows(wiring: Wiring, work: Product, factors: Factors) -> None:
     current = product(wiring, work.node)  # an earlier step may have changed its weights
     wiring.store(current.weight.source, current.stored(current.matrix * factors[:, None]))
-
-
-def _divide(model: ModelProto, name: str, readers: list[Product], factors: Factors) -> None:
-    """Insert a product after tensor `name`, which `readers` read instead."""
-    even, by = f"{name}_even", f"{name}_even_by"
-    shape = (-1, *[1] * (readers[0].weight.values.ndim - 2))
-    model.graph.initializer.append(numpy_helper.from_array((1 / factors).astype(np.float32).reshape(shape), by))
-    at = next(i for i, node in enumerate(model.graph.node) if name in node.output)
-    model.graph.node.insert(at + 1, helper.make_node("Mul", [name, by], [even], even))
-    for work in readers:
-        work.node.input[0] = even

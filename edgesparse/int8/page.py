@@ -38,12 +38,9 @@ def _steps(report: RecoverReport) -> str:
 def _equalized(report: RecoverReport) -> str:
     if not report.equalized:
         return ""
-    rows = (
-        (e.tensor, ", ".join(e.layers), "in the previous layer" if e.folded else "a product after it", number(e.spread))
-        for e in report.equalized
-    )
+    rows = ((e.tensor, ", ".join(e.layers), number(e.spread)) for e in report.equalized)
     spread = paragraph("Spread: the largest channel over the median channel, before.")
-    return heading("Equalized channels") + spread + table(("tensor", "read by", "how", "spread"), rows, (3,))
+    return heading("Equalized channels") + spread + table(("tensor", "read by", "spread"), rows, (2,))
 
 
 def _ranges(report: RecoverReport) -> str:

@@ -16,7 +16,7 @@ from onnx import ModelProto
 from edgesparse.errors import CalibrationError
 from edgesparse.int8.bias_correction import Corrected, correct_biases
 from edgesparse.int8.calibration import Calibration, CalibrationOptions, calibrate, from_scales
-from edgesparse.int8.equalize import EqualizedTensor, equalize
+from edgesparse.int8.equalize import Equalized, equalize
 from edgesparse.int8.observe import activations
 from edgesparse.int8.placement import Placement
 from edgesparse.int8.quantize import QuantizeReport, quantize, quantized_tensors
@@ -96,16 +96,16 @@ def recover(
     every_step = options.least is None  # scoring may take minutes: with `least`, score only what decides
     reference = run.record("float (FP32)", model, every_step)
     allowed = options.least if options.max_drop is None else reference - options.max_drop
-    equalized_model, equalized, calibration = run.calibrate()
+    model, calibration = run.calibrate()
     step = "ranges, even channels" if options.scales is None else "ranges from the table"
-    run.record(step, run.quantized(equalized_model)[0], every_step)
-    corrected, points = run.correct(equalized_model, "biases corrected")
+    run.record(step, run.quantized(model)[0], every_step)
+    corrected, points = run.correct(model, "biases corrected")
     if allowed is not None and points < allowed:
-        corrected = run.keep_float(equalized_model, allowed)
+        corrected = run.keep_float(model, allowed)
     elif allowed is None and not options.exact and run.steps[-1].change > CHANGED:
-        corrected = run.keep_cheap(equalized_model, corrected)
+        corrected = run.keep_cheap(model, corrected)
     quantized, written = run.quantized(corrected.model)
-    report = run.report(written, corrected, equalized, calibration)
+    report = run.report(written, corrected, calibration)
     return Recovered(corrected.model, run.scales, run.keep, quantized, calibration, report)
 
 
@@ -161,19 +161,22 @@ class _Recovery:
     """The first of `ranked`: layers that stay float because they lose most. They are also in `keep`."""
 
     def __post_init__(self) -> None:
+        self.equalized = Equalized(self.model, (), {})
         self.keep = tuple(self.options.keep)
 
-    def calibrate(self) -> tuple[ModelProto, tuple[EqualizedTensor, ...], Calibration]:
-        """Return the model with equalized channels, the equalized tensors, and the ranges; sets `scales`."""
+    def calibrate(self) -> tuple[ModelProto, Calibration]:
+        """Return the model with equalized channels, and the ranges; sets `scales`, `equalized` and `keep`."""
         if self.options.scales is not None:
             calibration = from_scales(self.options.scales)
             self.scales.update(calibration.scales)
-            return self.model, (), calibration
-        model, equalized = equalize(self.model, self.batches, self.keep, self.progress)
+            return self.model, calibration
+        self.equalized = equalize(self.model, self.batches, self.keep, self.progress)
+        self._choose(())
+        model = self.equalized.model
         tensors = _tensors(model, self.keep, self.options.table)
         calibration = calibrate(model, self.batches, self.options.calibration, tensors=tensors, progress=self.progress)
         self.scales.update(calibration.scales)
-        return model, equalized, calibration
+        return model, calibration
 
     def quantized(self, model: ModelProto) -> tuple[ModelProto, QuantizeReport]:
         return quantize(model, self.scales, placement=self.options.placement, keep=self.keep)
@@ -243,25 +246,19 @@ class _Recovery:
 
     def _choose(self, names: Sequence[str]) -> None:
         self.costly = tuple(names)
-        self.keep = (*self.options.keep, *names)
+        self.keep = (*self.options.keep, *self.equalized.uneven, *names)
 
     def _with_float(self, model: ModelProto, names: Sequence[str]) -> tuple[Corrected, float]:
         self._choose(names)
         return self.correct(model, f"kept in float: {len(names)} of {len(self.ranked)}")
 
-    def report(
-        self,
-        written: QuantizeReport,
-        corrected: Corrected,
-        equalized: tuple[EqualizedTensor, ...],
-        calibration: Calibration,
-    ) -> RecoverReport:
+    def report(self, written: QuantizeReport, corrected: Corrected, calibration: Calibration) -> RecoverReport:
         return RecoverReport(
             self.options.placement,
             written.share,
             tuple(self.steps),
             tuple(self._layers(written, corrected.errors)),
-            equalized,
+            self.equalized.tensors,
             {name: calibration.ranges[name] for name in written.scales},
             calibration.images,
             calibration.warnings,
@@ -270,6 +267,10 @@ class _Recovery:
     def _layers(self, written: QuantizeReport, errors: Mapping[str, float]) -> Iterator[RecoveredLayer]:
         alone = {layer.name: layer.change for layer in self.ranked}
         for layer in written.layers:
-            why = "kept in float: loses most for its share of the work" if layer.name in self.costly else layer.why
+            why = layer.why
+            if layer.name in self.costly:
+                why = "kept in float: loses most for its share of the work"
+            elif layer.name in self.equalized.uneven:
+                why = f"kept in float: the channels that it reads differ {self.equalized.uneven[layer.name]:.0f}-fold"
             measured = errors.get(layer.name), alone.get(layer.name)
             yield RecoveredLayer(layer.name, layer.int8, why, layer.macs, *measured)

@@ -27,7 +27,7 @@ class World:
         self.configs: list[Double] = []
         self.parses, self.loads, self.dla_cores, self.half = True, True, 1, False
         self.plan: Any = Plan(b"the plan")
-        self.fails_with_cache = self.interrupted = False
+        self.fails_with_cache = self.fails_at_a_low_level = self.interrupted = False
         self.served: list[Any] = []
         self.seen: list[tuple[str, int, int]] = []
         self.trt = module(Builder=self._builder, OnnxParser=self._parser, Runtime=self._runtime)
@@ -107,6 +107,10 @@ class World:
             self._calibrate(calibrator)
         if self.fails_with_cache and self.cache.serialize() != b"+timed":
             self.logger.log(tensorrt.ILogger.ERROR, "9: [pluginV2Builder.cpp::x::1] Error Code 9: Myelin")
+            return None
+        if self.fails_at_a_low_level and len(self.configs) == 1:
+            text = "10: [optimizer.cpp::x::1] Error Code 10: (Could not find any implementation for node c.)"
+            self.logger.log(tensorrt.ILogger.ERROR, text)
             return None
         return self.plan
 

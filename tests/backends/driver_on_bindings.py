@@ -225,6 +225,20 @@ def check_a_timing_cache_that_fails_when_read_back(folder: Path) -> None:
     assert world.build(options).warnings == () and len(world.configs) == 3 and file.read_bytes() == b""
 
 
+def check_a_low_level_that_finds_no_kernel_is_given_up(folder: Path) -> None:
+    world = World(folder)
+    world.fails_at_a_low_level = True
+    world.build(BuildOptions(limits=Limits(level=1)))
+    quick = ["ENABLE_TACTIC_HEURISTIC" in {flag.name for (flag,) in c.called("set_flag")} for c in world.configs]
+    if hasattr(tensorrt.IBuilderConfig, "builder_optimization_level"):
+        assert len(world.configs) == 2 and getattr(world.config, "builder_optimization_level", None) is None
+    else:
+        assert quick == [True, False]
+    world = World(folder)
+    world.fails_at_a_low_level = True
+    refused(BuildError, "Could not find any implementation", world.build, BuildOptions())
+
+
 def check_ctrl_c_ends_a_build(folder: Path) -> None:
     world = World(folder)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from edgesparse.backends.tensorrt.warnings import readable
 from edgesparse.errors import BuildError
 from edgesparse.files import replacing
 from edgesparse.progress import Progress
+
+NO_KERNEL = "Could not find any implementation"
+"""TensorRT's words if no tactic that it tried fits a layer; a low level tries few."""
 
 
 def build(trt: Any, onnx: Path, out: Path, options: BuildOptions, sm: str, progress: Progress) -> BuildResult:
@@ -85,6 +88,10 @@ def _compile(
         plan = _attempt(session, options, out, cache, progress, False)
         if plan is not None:
             cache.give_up()
+    if plan is None and options.limits.level is not None and NO_KERNEL in log.reason():
+        log.errors.clear()
+        longer = replace(options, limits=replace(options.limits, level=None))
+        plan = _attempt(session, longer, out, cache, progress, False)
     if plan is None:
         raise BuildError(f"{onnx.name}: TensorRT {trt.__version__} cannot build it: {log.reason()}")
     return plan, cache, parsed
