@@ -3,9 +3,11 @@
 Cross-layer equalization (Nagel et al., 2019, arXiv:1906.04721): the input of a depthwise convolution is divided by one
 factor per channel, and the weights for that channel are multiplied by it. The outputs stay the same, every channel
 fills the range, and the weights lose nothing, since each of their channels has its own scale. The division is folded
-into the previous layer if at most a ReLU is in between. SiLU does not commute with factors, and a product after it is no
-way out: TensorRT 8.5.3 ends with an internal error if one precedes Q/DQ. Layers that read such a tensor stay float, which costs little, since
-depthwise convolutions hold a small share of a network's multiply-accumulates.
+into the previous layer if at most a ReLU is in between.
+
+SiLU does not commute with factors. A product after it is no solution: TensorRT 8.5.3 ends with an internal error if one
+precedes Q/DQ. Layers that read such a tensor stay float, which costs little: depthwise convolutions hold a small share
+of a network's multiply-accumulates.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ class EqualizedTensor:
 
 @dataclass(frozen=True)
 class Equalized:
-    """`model` has the outputs of the original except for rounding. `uneven`: the layers that read a tensor whose channels
-    differ but could not be equalized, each with its spread: in INT8 they would lose most of their channels.
+    """`model` has the outputs of the original except for rounding. `uneven`: the layers that read a tensor whose
+    channels differ but could not be equalized, each with its spread: in INT8 they would lose most of their channels.
     """
 
     model: ModelProto

@@ -37,8 +37,8 @@ def batches(count: int = 8) -> Batches:
 
 
 def network(sparse: bool = False, large: float = 1.0, smooth: bool = False) -> ModelProto:
-    """Three convolutions, one of them depthwise, with ReLU between them, and the head. `large` scales one channel that a
-    dense convolution reads, which only float can handle. `smooth`: SiLU before the depthwise one."""
+    """Three convolutions, one of them depthwise, with ReLU between them, and the head. `large` scales one channel that
+    a dense convolution reads, which only float can handle. `smooth`: SiLU before the depthwise one."""
     tensors: dict[str, Array] = {}
     for name in ("a", "c", "head"):
         tensors |= weights(name)
