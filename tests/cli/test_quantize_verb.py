@@ -31,8 +31,7 @@ def detector(tmp_path: Path) -> Path:
     }
     nodes = [
         helper.make_node("Conv", ["mean", "w1"], ["c1"], "uneven"),
-        helper.make_node("Sigmoid", ["c1"], ["s1"]),
-        helper.make_node("Mul", ["c1", "s1"], ["r1"]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
         helper.make_node("Conv", ["r1", "w2"], ["c2"], "even", group=6),
         helper.make_node("Relu", ["c2"], ["r2"]),
         helper.make_node("Conv", ["r2", "w3"], ["colour"], "averaged"),
