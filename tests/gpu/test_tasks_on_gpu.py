@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from alone import DETAILS
+from objects import matched
 from onnx import TensorProto, helper, numpy_helper
 from test_frame_path_on_gpu import CLASSES, SIZE, smooth
 from test_frame_path_on_gpu import plan as plan_of_boxes
@@ -22,7 +23,6 @@ from test_frame_path_on_gpu import plan as plan_of_boxes
 from edgesparse.backends import BuildOptions, Runner, backend
 from edgesparse.backends.base import Limits
 from edgesparse.config import DetectorSpec, InputSpec, Run
-from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.tiles import Tiles
@@ -30,8 +30,7 @@ from edgesparse.tiles import Tiles
 STRIDES = (8, 16, 32)
 BINS = 64
 BY_THE_CPU = "the GPU, as one CUDA graph; outputs are decoded by the CPU"
-WHERE = {**dict.fromkeys(("yolov8", *DETAILS), "the GPU, as one CUDA graph")}
-WHERE |= dict.fromkeys(("classifier", "yolov8-maps"), BY_THE_CPU)
+WHERE = dict.fromkeys(("yolov8", *DETAILS, "yolov8-maps"), "the GPU, as one CUDA graph") | {"classifier": BY_THE_CPU}
 
 
 class Net:
@@ -136,29 +135,6 @@ def detectors(path: Path, head: str, **run: Any) -> Iterator[tuple[Detector, Det
     finally:
         for each in both:
             each.close()
-
-
-def matched(ours: Detections, right: Detections) -> int:
-    """How many objects are the same, which all but a few at the threshold must be."""
-    most = max(len(ours), len(right))
-    if not len(ours) or not len(right):
-        assert most <= 1
-        return 0
-    far = np.abs(ours.xyxy[:, None] - right.xyxy[None]).max(axis=2)
-    far += 50 * np.abs(ours.confidence[:, None] - right.confidence[None])  # a box may be there twice, less confident
-    far[ours.class_id[:, None] != right.class_id[None]] = np.inf
-    mine = np.flatnonzero(far.min(axis=1) <= 0.5)
-    other = far.argmin(axis=1)[mine]
-    assert len(mine) >= 0.97 * most - 1, (len(mine), len(ours), len(right))
-    for left, reference in ((ours.keypoints, right.keypoints), (ours.rotated, right.rotated)):
-        assert (left is None) == (reference is None)
-        if left is not None and reference is not None:
-            np.testing.assert_allclose(left[mine], reference[other], atol=0.5)
-    assert (ours.masks is None) == (right.masks is None)
-    if ours.masks is not None and right.masks is not None:
-        for i, j in zip(mine, other, strict=True):
-            assert abs(ours.masks[i].area - right.masks[j].area) <= 0.02 * right.masks[j].area + 8
-    return len(mine)
 
 
 @pytest.mark.parametrize("head", [*DETAILS, "classifier", "yolov8-maps"])
