@@ -30,6 +30,9 @@ ROUNDS = 4
 TOLERANCE = 1e-7
 """Smallest gain of an exchange, as a share of what the weights explain: less is lost in float32."""
 
+LEAST_CURVATURE = 1e-6
+"""What is left of a column, whose square is 1, that the kept ones explain but for rounding in float32."""
+
 
 class Sums(NamedTuple):
     """Sums over positions: their number, x, y, y y, x x' and y x', for each group of a convolution.
@@ -242,6 +245,7 @@ class _Tableau:
         step = self.v[row, kept] / out
         gradient = self.v[row, dropped][:, :, None, :] - across * step[..., None]
         curvature = self.a[row, dropped, dropped][:, :, None, :] - across**2 / out[..., None]
+        curvature = np.maximum(curvature, LEAST_CURVATURE)
         change: Single = -(gain / out)[..., None] - gradient**2 / curvature
         return change
 

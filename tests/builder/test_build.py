@@ -267,7 +267,7 @@ def test_a_target_is_a_recipe_a_model_or_a_package(tmp_path: Path, model: Path) 
     package = ready(tmp_path / "squares.yaml", tmp_path / "engines")
     assert ready(tmp_path / "engines/squares").folder == package.folder
     assert ready(package.folder).manifest.run.conf == 0.5
-    with pytest.raises(ConfigError, match=r"needed a recipe \(.yaml\), a model \(.onnx\), a package's"):
+    with pytest.raises(ConfigError, match=r"needed a recipe \(.yaml\), a model \(.onnx\) or 'demo'"):
         recipe_of(tmp_path / "squares.txt")
     with pytest.raises(ConfigError, match="is a package and already has class names: leave out --names"):
         ready(package.folder, names="coco")

@@ -110,8 +110,8 @@ def test_an_existing_file_is_kept_without_force(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     model = squares.detector(tmp_path / "m.onnx")
-    with pytest.raises(ConfigError, match=r"cannot write .*m.yaml: No such file or directory"):
-        write_recipe(model, tmp_path / "nowhere/m.yaml")
+    with pytest.raises(ConfigError, match=r"cannot write .*m.yaml"):
+        write_recipe(model, model / "m.yaml")
     with pytest.raises(ConfigError, match="cannot write"):
         write_recipe(model, tmp_path, force=True)
     assert list(tmp_path.iterdir()) == [model]

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from edgesparse.builder.recognition import HeadSeen, heads_that_fit, settled
-from edgesparse.cli.recipe import recipe
+from edgesparse.cli import verbs
 from edgesparse.errors import ImageError
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.heads.base import SHAPES, VALUES
@@ -95,8 +95,8 @@ def test_only_what_is_clear_is_settled(candidates: list[HeadSeen], name: str | N
 def test_the_verb_shows_the_candidates_before_it_refuses(
     tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [str(maps(tmp_path / "maps.onnx")), "--image", str(image)]
-    result = CliRunner().invoke(recipe, command)
+    command = ["recipe", str(maps(tmp_path / "maps.onnx")), "--image", str(image)]
+    result = CliRunner().invoke(verbs, command)
     shown = result.output + capsys.readouterr().err
     assert shown.count("raw feature maps with anchors") == 4 and not (tmp_path / "maps.yaml").exists()
     assert "could be yolov3-maps or yolov4-maps" in str(result.exception)

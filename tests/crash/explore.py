@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (1, 2)]
@@ -41,9 +42,9 @@ def explore(name: str, most: int, seed: int = 0) -> dict[str, Any]:
     """Check up to `most` states of a scenario per model, spread evenly over all. Returns figures."""
     scenario = SCENARIOS[name]
     memory = Path("/dev/shm")  # thousands of folders, each synced: this takes hours on a disk
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as text:
+    place = tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
+    with place as text, mock.patch.dict(os.environ, EDGESPARSE_STATE=str(Path(text).resolve() / "state")):
         folder = Path(text).resolve()
-        os.environ["EDGESPARSE_STATE"] = str(folder / "state")
         (folder / "disk").mkdir()
         scenario.prepare(folder)
         command = [sys.executable, str(HERE / "scenarios.py"), name, str(folder)]

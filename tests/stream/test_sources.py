@@ -13,7 +13,7 @@ from edgesparse.stream.sources import open as opening
 from edgesparse.stream.sources import v4l2
 from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.memory import MemorySource
-from edgesparse.stream.sources.open import SourceOptions, open_source
+from edgesparse.stream.sources.open import SourceOptions, open_source, source_kind
 from edgesparse.stream.sources.v4l2 import found_cameras, open_camera
 
 
@@ -43,6 +43,10 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, files: int) -> None:
     with pytest.raises(SourceError, match=r"^no images in .*: needed files that end in \.avif \.bmp") as caught:
         open_source(tmp_path)
     assert caught.value.exit_code == 2
+
+
+def test_files_in_shared_memory_are_no_cameras() -> None:
+    assert source_kind("/dev/shm/frames") == "file" and source_kind("/dev/video77") == "device"
 
 
 @pytest.mark.parametrize("spec", ["77", 77, "/dev/video77"])

@@ -159,7 +159,7 @@ def _open_address(match: re.Match[str], options: SourceOptions) -> Source:
 
 KINDS: list[tuple[str, Callable[[re.Match[str], SourceOptions], Source]]] = [
     (r"-?\d+", _open_number),
-    (r"/dev/.+", _open_device),
+    (r"/dev/(?!shm/).+", _open_device),  # /dev/shm holds files, in memory
     (r"demo(?::(\d+))?", _open_demo),
     (r"(?i:csi)://(.*)", _open_csi),
     (r"[^/]*://.*", _open_address),
