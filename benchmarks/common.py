@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from datetime import datetime, timezone
 from importlib import metadata
@@ -26,6 +28,34 @@ def machine() -> dict[str, Any]:
         "date": datetime.now(timezone.utc).date().isoformat(),
         "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
+
+
+def store_part(file: Path, question: str, name: str, result: dict[str, Any]) -> None:
+    """Add the result of one part to a file immediately, since later parts may be interrupted. An error never replaces a
+    result.
+    """
+    whole = json.loads(file.read_text()) if file.exists() else {}
+    parts = whole.get("parts", {})
+    if "error" in result and "error" not in parts.get(name, {"error": ""}):
+        return
+    about = machine()
+    command = f"python benchmarks/{Path(sys.argv[0]).name} --only '{name}'"
+    when = {"date": about.pop("date"), "command": command}
+    about.pop("command")
+    whole = {"question": question, **about, "parts": {**parts, name: {**when, **result}}}
+    new = file.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(whole, indent=1) + "\n")
+    new.replace(file)
+
+
+def wait_or_kill(process: subprocess.Popen[bytes], limit: float) -> int | None:
+    """Return the process's exit code; None if it took longer than `limit` seconds and was killed."""
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None
 
 
 def _version(package: str) -> str:

@@ -34,7 +34,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import RESULTS, machine
+from benchmarks.common import RESULTS, store_part, wait_or_kill
 
 BUILDS = ("build kernels 1", "build relu 16", "build relu 4", "build relu 1", "build parts 16")
 PARTS = (
@@ -99,14 +99,10 @@ class Bench:
         return subprocess.Popen(command, env={**os.environ, **(environment or {})})
 
     def _finish(self, name: str, process: subprocess.Popen[bytes], limit: float) -> None:
-        try:
-            code: int | str = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            code = "no result within its time"
-        if code:
-            keep(self._options, name, {"error": f"the part ended with {code}"})
+        code = wait_or_kill(process, limit)
+        if code != 0:
+            why = "no result within its time" if code is None else code
+            keep(self._options, name, {"error": f"the part ended with {why}"})
 
 
 @contextmanager
@@ -136,20 +132,8 @@ def engine_of(work: Path, build: str) -> Path:
 
 
 def keep(options: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
-    """Print a result and add it to the file immediately. An error never replaces a result."""
     print(json.dumps({name: result}), flush=True)
-    path = options.out / "gpu_loop.json"
-    whole = json.loads(path.read_text()) if path.exists() else {}
-    parts = whole.get("parts", {})
-    if "error" in result and "error" not in parts.get(name, {"error": ""}):
-        return
-    about = machine()
-    when = {"date": about.pop("date"), "command": f"python benchmarks/gpu_loop.py --only '{name}'"}
-    about.pop("command")
-    whole = {"question": (__doc__ or "").split("\n")[0], **about, "parts": {**parts, name: {**when, **result}}}
-    new = path.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps(whole, indent=1) + "\n")
-    new.replace(path)
+    store_part(options.out / "gpu_loop.json", (__doc__ or "").split("\n")[0], name, result)
 
 
 def part(options: argparse.Namespace) -> dict[str, Any]:

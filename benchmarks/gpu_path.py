@@ -30,7 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import RESULTS, machine
+from benchmarks.common import RESULTS, store_part, wait_or_kill
 
 PARTS = (
     *(f"build {name}" for name in ("parts 1", "relu 1", "small 1", "small 4", "small 5", "small 10", "small 16")),
@@ -87,32 +87,15 @@ def once(options: argparse.Namespace, name: str, wait: bool = True) -> subproces
 
 
 def finish(options: argparse.Namespace, name: str, process: subprocess.Popen[bytes], limit: float) -> None:
-    try:
-        code: int | str = process.wait(limit)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        code = f"took longer than {limit:.0f} s"
-    if code:
-        keep(options, name, {"error": f"the part ended with {code}"})
+    code = wait_or_kill(process, limit)
+    if code != 0:
+        why = f"took longer than {limit:.0f} s" if code is None else code
+        keep(options, name, {"error": f"the part ended with {why}"})
 
 
 def keep(options: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
-    """Print a result and add it to the file immediately, since later parts may be interrupted. An error never replaces
-    a result."""
     print(json.dumps({name: result}, indent=1), flush=True)
-    path = options.out / "gpu_path.json"
-    whole = json.loads(path.read_text()) if path.exists() else {}
-    parts = whole.get("parts", {})
-    if "error" in result and "error" not in parts.get(name, {"error": ""}):
-        return
-    about = machine()
-    when = {"date": about.pop("date"), "command": f"python benchmarks/gpu_path.py --only '{name}'"}
-    about.pop("command")
-    whole = {"question": __doc__, **about, "parts": {**parts, name: {**when, **result}}}
-    new = path.with_suffix(".part")
-    new.write_text(json.dumps(whole, indent=1) + "\n")
-    new.replace(path)
+    store_part(options.out / "gpu_path.json", __doc__ or "", name, result)
 
 
 def main() -> int:
