@@ -7,6 +7,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from typing import Any
 
 import cv2
@@ -176,18 +177,19 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         if not self.path.startswith("/edge/"):
             self.send_error(404)
             return
-        connection = http.client.HTTPConnection("127.0.0.1", self.service_port, timeout=10)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
-        connection.request(self.command, self.path.removeprefix("/edge"), body, headers)
-        answer = connection.getresponse()
-        body = answer.read()
+        # Closed also where the browser has left: a write to it fails then.
+        with closing(http.client.HTTPConnection("127.0.0.1", self.service_port, timeout=10)) as connection:
+            connection.request(self.command, self.path.removeprefix("/edge"), body, headers)
+            answer = connection.getresponse()
+            body = answer.read()
         self.send_response(answer.status)
         for key, value in answer.getheaders():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(body)
-        connection.close()
+        with suppress(ConnectionError):
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
