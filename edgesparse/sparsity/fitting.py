@@ -245,8 +245,9 @@ class _Tableau:
         step = self.v[row, kept] / out
         gradient = self.v[row, dropped][:, :, None, :] - across * step[..., None]
         curvature = self.a[row, dropped, dropped][:, :, None, :] - across**2 / out[..., None]
-        curvature = np.maximum(curvature, LEAST_CURVATURE)
-        change: Single = -(gain / out)[..., None] - gradient**2 / curvature
+        # an explained column gains nothing, and a pivot on what rounding leaves of it would make all values meaningless
+        gained = np.where(curvature < LEAST_CURVATURE, 0, gradient**2 / np.maximum(curvature, LEAST_CURVATURE))
+        change: Single = -(gain / out)[..., None] - gained
         return change
 
     def keep_rows(self, rows: Mask) -> None:
