@@ -31,7 +31,7 @@ def prepare(options: argparse.Namespace) -> None:
     import numpy as np
 
     from edgesparse.builder.prepare import detector_spec
-    from edgesparse.compress.lesson import StudentOptions, write_lesson
+    from edgesparse.compress.lesson import StudentOptions, prepare_lesson
     from edgesparse.model.load import load
     from edgesparse.runtime.images import image_files
     from edgesparse.tasks.inputs import as_recipe, pixels_of
@@ -46,7 +46,7 @@ def prepare(options: argparse.Namespace) -> None:
     chosen = StudentOptions(
         options.relu, options.sparse, options.int8, options.minutes, batch=options.batch, rate=options.rate
     )
-    write_lesson(options.folder, model, model, pixels, spec, chosen)
+    prepare_lesson(model, model, spec, chosen).write(options.folder, pixels)
     print(f"{len(pixels)} images; next: python benchmarks/distill.py train {options.folder}")
 
 

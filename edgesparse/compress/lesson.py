@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,18 +57,32 @@ def channels_of(head: str, count: int) -> dict[str, Any]:
     raise ModelError(f"the maps of head {head!r} cannot be learned from: needed one of {', '.join(FAMILIES)}")
 
 
-def write_lesson(
-    folder: Path,
-    teacher: ModelProto,
-    student: ModelProto,
-    pixels: NDArray[np.uint8],
-    spec: DetectorSpec,
-    options: StudentOptions,
-) -> None:
-    """Write the files that `edgesparse.training.distill` reads.
+@dataclass(frozen=True)
+class PreparedLesson:
+    """A distillation that lacks only images: both networks, and the values of a training.lessons.Lesson."""
 
-    `student`: the teacher itself, or a changed network with the same outputs. `pixels`: uint8 [N, 3, H, W] in the
-    input's color order. Raises ModelError, naming the node, if the maps cannot be found or learned.
+    teacher: ModelProto
+    student: ModelProto
+    values: dict[str, Any]
+
+    def write(self, folder: Path, pixels: NDArray[np.uint8]) -> None:
+        """Write the files that `edgesparse.training.distill` reads.
+
+        `pixels`: uint8 [N, 3, H, W] in the input's color order.
+        """
+        save(self.teacher, folder / "teacher.onnx")
+        save(self.student, folder / "student.onnx")
+        np.save(folder / "images.npy", pixels)
+        (folder / "distill.json").write_text(json.dumps(self.values, indent=1))
+
+
+def prepare_lesson(
+    teacher: ModelProto, student: ModelProto, spec: DetectorSpec, options: StudentOptions
+) -> PreparedLesson:
+    """Change the student as `options` say, and find what is compared.
+
+    `student`: the teacher itself, or a changed network with the same outputs. Raises ModelError, naming the node, if
+    the maps cannot be found or learned.
     """
     values = compared(teacher, student, spec)
     blend: list[str] = []
@@ -83,10 +98,7 @@ def write_lesson(
     }
     if options.int8:
         values |= _rounding(student, values["placement"])
-    save(teacher, folder / "teacher.onnx")
-    save(student, folder / "student.onnx")
-    np.save(folder / "images.npy", pixels)
-    (folder / "distill.json").write_text(json.dumps(values, indent=1))
+    return PreparedLesson(teacher, student, values)
 
 
 def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec) -> dict[str, Any]:
@@ -107,12 +119,30 @@ def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec) -> di
 
 
 def _channels(teacher: ModelProto, student: ModelProto, maps: Sequence[str]) -> int:
-    """The number of channels of all maps of one stride. Raises ModelError if the student's maps differ."""
+    """The number of channels of all maps of one stride. Raises ModelError if maps or strides differ."""
     first, second = ([Editor(model, copy=False).shape(name) for name in maps] for model in (teacher, student))
-    shapes = [shape for shape in first if shape is not None]
-    if first != second or len(shapes) < len(maps):
-        raise ModelError(f"the student does not compute the teacher's maps {', '.join(maps)}: needed the same outputs")
-    return sum(shape[1] for shape in shapes if shape[2:] == shapes[0][2:])
+    counts: Counter[tuple[int, ...]] = Counter()
+    for name, shape, other in zip(maps, first, second, strict=True):
+        if shape is None:
+            raise ModelError(f"the map {name} has no static shape: export the model with a static input")
+        if shape != other:
+            raise ModelError(
+                f"the student's {name} is {_shown(other)}, needed {_shown(shape)} as the teacher's: the student needs "
+                "the teacher's outputs"
+            )
+        counts[shape[2:]] += shape[1]
+    (size, count), *others = counts.items()
+    for place, channels in others:
+        if channels != count:
+            raise ModelError(
+                f"the maps of {_shown(place)} have {channels} channels and those of {_shown(size)} {count}, needed the "
+                "same number at each stride: this model cannot be trained here; leave out the training"
+            )
+    return count
+
+
+def _shown(shape: Sequence[int] | None) -> str:
+    return "missing" if shape is None else "x".join(map(str, shape))
 
 
 def placement_of(student: ModelProto) -> Placement:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgesparse.builder.prepare import detector_spec
-from edgesparse.compress.lesson import StudentOptions, read_result, write_lesson
+from edgesparse.compress.lesson import PreparedLesson, StudentOptions, prepare_lesson, read_result
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.errors import ConfigError
 from edgesparse.files import make_folder
@@ -88,9 +88,10 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
     progress("reading the model", 0, 0)
     teacher = load(recipe.model)
     spec = detector_spec(teacher, recipe)
+    lesson = _lesson(teacher, spec, options)
     scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
     before = scorer.reference(teacher) if scorer else None
-    trained, report = _train(folder, teacher, spec, options, progress)
+    trained, report = _train(folder, lesson, spec, options, progress)
     after = scorer(trained) if scorer else None
     progress("writing", 0, 0)
     write(output, partial(save, trained))
@@ -100,8 +101,20 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
     return DistillResult(name, output, report, before, after)
 
 
+def _lesson(teacher: Model, spec: DetectorSpec, options: DistillOptions) -> PreparedLesson:
+    """Raise ModelError, naming the node, if the student cannot learn from the teacher."""
+    from edgesparse.training.lessons import Lesson
+
+    student = load(options.student) if options.student else teacher
+    prepared = prepare_lesson(teacher, student, spec, options.changes)
+    lesson = Lesson.of(prepared.values)
+    for model in (teacher, prepared.student):
+        lesson.network(model)
+    return prepared
+
+
 def _train(
-    folder: Path, teacher: Model, spec: DetectorSpec, options: DistillOptions, progress: Progress
+    folder: Path, lesson: PreparedLesson, spec: DetectorSpec, options: DistillOptions, progress: Progress
 ) -> tuple[Model, dict[str, Any]]:
     from edgesparse.training.distill import distill
 
@@ -109,8 +122,7 @@ def _train(
     pixels = np.concatenate([pixels_of(source, spec.input, options.count) for source in options.images])
     if len(pixels) < 2:
         raise ConfigError(f"found {len(pixels)} image, needed two or more: one judges, the others train")
-    student = load(options.student) if options.student else teacher
     make_folder(folder)
-    write_lesson(folder, teacher, student, pixels, spec, options.changes)
+    lesson.write(folder, pixels)
     distill(folder, progress)
     return read_result(folder)

@@ -74,9 +74,8 @@ class _Training:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
         self.model = onnx.load(str(folder / "student.onnx"))
-        names = [*lesson.maps, *lesson.features]
-        self.teacher = Network(onnx.load(str(folder / "teacher.onnx")), names).to(device).eval().requires_grad_(False)
-        self.student = Network(self.model, names, lesson.blend).to(device)
+        self.teacher = lesson.network(onnx.load(str(folder / "teacher.onnx"))).to(device).eval().requires_grad_(False)
+        self.student = lesson.network(self.model, lesson.blend).to(device)
         if lesson.readers:
             readers = {t: {n: set(places) for n, places in by.items()} for t, by in lesson.readers.items()}
             self.student.quantize(readers, lesson.scales_of, lesson.int8_layers)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from onnx import ModelProto
 from torch import Tensor
 from torch.nn import functional
 
@@ -69,6 +70,10 @@ class Lesson:
         """Return the lesson of these values, with `spec` as a mapping."""
         spec = {**values["spec"], **{name: tuple(values["spec"][name]) for name in ("box", "classes")}}
         return cls(**{**values, "spec": MapsSpec(**spec)})
+
+    def network(self, model: ModelProto, blend: Sequence[str] = ()) -> Network:
+        """Return what computes the maps and features of `model`. Raises ModelError, naming the node; see Network."""
+        return Network(model, [*self.maps, *self.features], blend)
 
     def input(self, pixels: Tensor) -> Tensor:
         """Return the networks' input for pixels 0..255 [B, 3, H, W]."""

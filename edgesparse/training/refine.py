@@ -67,7 +67,7 @@ class Refiner:
 
     def check(self, model: ModelProto) -> None:
         """Raise ModelError, naming the node, if PyTorch cannot compute what is compared."""
-        self._network(model)
+        self.lesson.network(model)
 
     def __call__(
         self, dense: ModelProto, pruned: ModelProto, checkpoint: Path | None, progress: Progress
@@ -78,8 +78,8 @@ class Refiner:
         to the same result. Raises ModelError.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teacher = self._network(dense).to(device).eval().requires_grad_(False)
-        training = _Training(self, teacher, self._network(pruned).to(device), checkpoint)
+        teacher = self.lesson.network(dense).to(device).eval().requires_grad_(False)
+        training = _Training(self, teacher, self.lesson.network(pruned).to(device), checkpoint)
         report = training.run(progress)
         if not report.kept:
             return pruned, report
@@ -87,9 +87,6 @@ class Refiner:
         model.CopyFrom(pruned)
         training.best.write_to(model)
         return model, report
-
-    def _network(self, model: ModelProto) -> Network:
-        return Network(model, [*self.lesson.maps, *self.lesson.features])
 
 
 @dataclass

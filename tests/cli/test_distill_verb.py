@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from commands import Command
 
 from benchmarks.orin_slice import networks
 from edgesparse.sparsity.inspect import inspect
-from edgesparse.tasks import inputs
+from edgesparse.tasks import distill, inputs
 
 RECONSTRUCT = ("--method", "reconstruct", "--images", "images")
 
@@ -89,6 +90,69 @@ def test_a_model_that_cannot_be_trained_is_refused_before_any_layer_is_fitted(ed
     ended = edgesparse("prune", yolo, "-o", "out.onnx", *RECONSTRUCT, "--steps", "4", "--state", "work")
     assert ended.code == 2 and "Erf odd has no counterpart in PyTorch" in ended.message
     assert not Path("work").exists()
+
+
+def two_class_maps_at_one_stride(model: onnx.ModelProto) -> None:
+    """Make the scores of the finest stride the sum of two convolutions."""
+    place, conv = next((i, node) for i, node in enumerate(model.graph.node) if node.name == "conv301")
+    twin = onnx.NodeProto()
+    twin.CopyFrom(conv)
+    both = onnx.helper.make_node("Add", ["first", "second"], [conv.output[0]], "both")
+    conv.output[0], twin.output[0], twin.name = "first", "second", "twin"
+    model.graph.node.insert(place + 1, twin)
+    model.graph.node.insert(place + 2, both)
+
+
+def open_size(model: onnx.ModelProto) -> None:
+    for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        side.dim_param = "side"
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (two_class_maps_at_one_stride, "maps of 4x4 have 67 channels and those of 8x8 70, needed the same number at"),
+        (open_size, "the map conv288 has no static shape: export the model with a static input"),
+    ],
+)
+def test_maps_that_cannot_be_compared_are_refused_before_the_work(
+    edgesparse: Command, yolo: Path, change: Callable[[onnx.ModelProto], None], reason: str
+) -> None:
+    pytest.importorskip("torch", reason="torch: needs PyTorch")
+    model = onnx.load(yolo)
+    change(model)
+    onnx.save(model, yolo)
+    Path("recipe.yaml").write_text("model: yolo.onnx\ninput: {size: [64, 64]}\n")
+    for arguments in (
+        ("prune", "recipe.yaml", "-o", "out.onnx", *RECONSTRUCT, "--steps", "4", "--state", "work"),
+        ("distill", "recipe.yaml", "-o", "out.onnx", "--images", "images", "--relu", "--state", "work"),
+    ):
+        ended = edgesparse(*arguments)
+        assert ended.code == 2 and reason in ended.message, ended.err
+        assert not Path("work").exists()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("classes", "student", "reason"),
+    [
+        (3, "missing.onnx", "no model missing.onnx: pass the path"),
+        (4, "student.onnx", "the student's conv301 is 1x4x8x8, needed 1x3x8x8 as the teacher's"),
+        (3, "student.onnx", "Erf odd has no counterpart in PyTorch"),
+    ],
+)
+def test_a_student_that_cannot_learn_is_refused_before_images_are_read(
+    edgesparse: Command, yolo: Path, monkeypatch: pytest.MonkeyPatch, classes: int, student: str, reason: str
+) -> None:
+    pytest.importorskip("torch", reason="torch: needs PyTorch")
+    monkeypatch.setattr(distill, "pixels_of", None)
+    model = networks.yolov8("tiny", "silu", 64, classes)
+    sigmoid = next(node for node in model.graph.node if node.op_type == "Sigmoid")
+    sigmoid.op_type, sigmoid.name = "Erf", "odd"
+    onnx.save(model, "student.onnx")
+    ended = edgesparse("distill", yolo, "-o", "out.onnx", "--images", "images", "--student", student)
+    assert ended.code == 2 and reason in ended.message, ended.err
 
 
 @pytest.mark.torch

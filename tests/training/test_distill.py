@@ -12,7 +12,7 @@ import pytest
 from small_models import model, node, random, run
 
 from benchmarks.orin_slice import networks
-from edgesparse.compress.lesson import StudentOptions, read_result, write_lesson
+from edgesparse.compress.lesson import StudentOptions, prepare_lesson, read_result
 from edgesparse.compress.maps import cut
 from edgesparse.config import DetectorSpec
 from edgesparse.errors import ConfigError, ModelError
@@ -33,7 +33,7 @@ def lesson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     teacher = networks.yolov8("tiny", "silu", 64, 3)
     spec = DetectorSpec(head="yolov8", classes=("a", "b", "c"), input=CENTERED.model_copy(update={"size": (64, 64)}))
     pixels = np.random.default_rng(0).integers(0, 255, (8, 3, 64, 64), np.uint8)
-    write_lesson(tmp_path, teacher, teacher, pixels, spec, OPTIONS)
+    prepare_lesson(teacher, teacher, spec, OPTIONS).write(tmp_path, pixels)
     return tmp_path
 
 
@@ -129,11 +129,9 @@ def test_a_node_without_a_counterpart_is_named() -> None:
         Network(source, ["y"])
 
 
-def test_a_model_without_smooth_activations_has_nothing_for_relu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_without_smooth_activations_has_nothing_for_relu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(networks.SCALES, "tiny", (1 / 3, 0.0625, 128))
     teacher = networks.yolov8("tiny", "relu", 64, 3)
     spec = DetectorSpec(head="yolov8", classes=("a", "b", "c"), input=CENTERED.model_copy(update={"size": (64, 64)}))
     with pytest.raises(ModelError, match="no SiLU"):
-        write_lesson(tmp_path, teacher, teacher, np.zeros((2, 3, 64, 64), np.uint8), spec, replace(OPTIONS, sparse=0))
+        prepare_lesson(teacher, teacher, spec, replace(OPTIONS, sparse=0))

@@ -105,7 +105,7 @@ def test_a_step_is_relative_to_the_weights_and_images_held_out_teach_nothing(
     from edgesparse.training.refine import WARM, _Training
 
     train = refiner(dense, rate=0.1)
-    training = _Training(train, train._network(dense).requires_grad_(False), train._network(student), None)
+    training = _Training(train, train.lesson.network(dense).requires_grad_(False), train.lesson.network(student), None)
     np.testing.assert_array_equal(training.held_out.numpy(), PIXELS[[0, 10]])
     assert len(training.images) == 10
     before = [parameter.detach().clone() for parameter in training.sizes]
