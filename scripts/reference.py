@@ -107,7 +107,7 @@ Source: `edgesparse/errors.py`.
 | {errors.REFUSED} | refused, or a limit was not met |
 | {errors.WRONG_USE} | wrong use: an option, a recipe, a model or settings that cannot work |
 | {errors.MACHINE_LACKS} | this machine lacks something: a library, a camera, memory |
-| 130 | interrupted by Ctrl-C or SIGTERM |
+| 130 | interrupted by Ctrl-C, SIGTERM or SIGHUP (a run ends with 0) |
 
 Every error is one line on standard error: what was found, what was needed, and how to fix it. In Python the same errors
 are exceptions; catch `edgesparse.EdgeSparseError` for all of them.

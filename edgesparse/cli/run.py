@@ -75,10 +75,10 @@ def run(
     """Detect objects in cameras, videos or images.
 
     TARGET is a package, RECIPE.yaml or MODEL.onnx. A SOURCE is a camera number, /dev/video0, csi://0, rtsp://..., a
-    video, an image, a folder, a glob, or demo. Anything not set comes from the recipe. Ctrl-C ends a run with a
-    summary. A LINE counts what crosses it, from its left to its right (in) and back (out); points are shares of the
-    frame's width and height. A service has systemd notifications, a web page, metrics and MQTT; SIGHUP reloads its
-    settings.
+    video, an image, a folder, a glob, or demo. Anything not set comes from the recipe. Ctrl-C, SIGTERM and SIGHUP end a
+    run with its outputs complete and a summary. A LINE counts what crosses it, from its left to its right (in) and back
+    (out); points are shares of the frame's width and height. A service has systemd notifications, a web page, metrics
+    and MQTT; SIGHUP reloads its settings.
     """
     overrides = {key: fields[key] for key in _OVERRIDES if fields[key] is not None}
     overrides |= {"source": sources} if sources else {}

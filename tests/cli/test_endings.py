@@ -11,6 +11,13 @@ import pytest
 from commands import Started
 
 
+def grown_from(size: int, rows: Path) -> None:
+    deadline = time.monotonic() + 60
+    while rows.stat().st_size <= size:
+        assert time.monotonic() < deadline, "no more rows"
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "SIGHUP"])
 def test_a_signal_ends_a_run_with_complete_outputs_and_a_summary(
     started: Started, model: Path, tmp_path: Path, number: signal.Signals
@@ -22,15 +29,16 @@ def test_a_signal_ends_a_run_with_complete_outputs_and_a_summary(
             before="import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)",  # nohup sets it to ignored
             stdout=output,
         )
-    deadline = time.monotonic() + 60
-    while not rows.stat().st_size and time.monotonic() < deadline:
-        time.sleep(0.05)
+    grown_from(0, rows)
+    process.send_signal(signal.SIGUSR1)  # of no meaning here: nothing ends and nothing is lost
+    grown_from(rows.stat().st_size, rows)
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 0, err
     lines = [json.loads(line) for line in rows.read_text().splitlines()]
     assert f"\n{len(lines)} frames" in err and "interrupted" in err and "Traceback" not in err
-    assert isinstance(json.loads((tmp_path / "out.json").read_text()), list)
+    boxes = json.loads((tmp_path / "out.json").read_text())
+    assert len(boxes) == sum(len(line["detections"]) for line in lines)
     assert (tmp_path / "out.avi").stat().st_size > 0
     assert not list(tmp_path.glob(".*"))
 
