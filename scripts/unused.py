@@ -21,7 +21,9 @@ DECORATORS += ["@atexit.register", "@pytest.hookimpl*"]
 
 ALLOWED = {
     "Python and pydantic call or read it": "__getattr__ __dir__ model_config",
-    "click, logging, urllib and paho-mqtt call it": "format_commands handleError http_open https_open",
+    "click, logging, urllib and paho-mqtt call or read it": (
+        "command_class format_commands handleError http_open https_open"
+    ),
     "TensorRT and ONNX Runtime call it": (
         "get_batch_size get_batch read_calibration_cache write_calibration_cache phase_start step_complete "
         "phase_finish get_next"

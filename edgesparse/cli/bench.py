@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.tasks.writing import check_outputs, write
 
@@ -35,7 +36,7 @@ class BenchOptions:
     as_json: bool
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("target", type=options.TARGET)
 @click.option("--source", type=options.TEXT, metavar="SOURCE", help="Read frames from this [default: demo scene].")
 @click.option(

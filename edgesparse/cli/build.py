@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import complain, emit_json, progress, table
 from edgesparse.errors import ConfigError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from edgesparse.package.manifest import Candidate, Manifest
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("target", type=options.TARGET, metavar="RECIPE.yaml|MODEL.onnx")
 @click.option("--only", multiple=True, metavar="CANDIDATE", help="Build only this, e.g. fp16-2:4; repeatable.")
 @click.option("--quick", is_flag=True, help="Build only the likely fastest candidates.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import emit_json, progress
 from edgesparse.tasks.writing import check_outputs
 from edgesparse.values import version as version_of
@@ -20,7 +21,7 @@ def _version(context: click.Context, parameter: click.Parameter, value: str | No
         raise click.BadParameter(f"found '{value}', needed {error}") from None
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("target", type=options.TARGET, metavar="RECIPE.yaml|MODEL.onnx")
 @options.output("Write this file, e.g. parts.esb.")
 @click.option(

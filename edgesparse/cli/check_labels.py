@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import emit_json, progress, table
 
 if TYPE_CHECKING:
     from edgesparse.tasks.check_labels import LabelsReport
 
 
-@click.command("check-labels")
+@click.command("check-labels", cls=Verb)
 @click.argument("annotations", type=options.PATH)
 @click.argument("target", type=options.TARGET, required=False)
 @options.annotated_images("--images")

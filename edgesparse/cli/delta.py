@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import progress
 from edgesparse.tasks.writing import check_outputs
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("old", type=options.PATH)
 @click.argument("new", type=options.PATH)
 @options.output("Write this file, e.g. parts-1.5.esd.")

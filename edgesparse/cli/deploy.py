@@ -10,13 +10,14 @@ import click
 
 from edgesparse.cli import options
 from edgesparse.cli.device import DeviceOptions, no_shadow, on_device, report, restarts
+from edgesparse.cli.groups import Verb
 from edgesparse.progress import Progress
 
 if TYPE_CHECKING:
     from edgesparse.fleet.deploy import Outcome
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("source", metavar="FILE|URL", required=False)
 @on_device
 @restarts

@@ -15,6 +15,7 @@ from edgesparse import device
 from edgesparse.backends.cuda.kernels import nvcc
 from edgesparse.backends.tensorrt.driver import import_remedy
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import emit_json, table
 from edgesparse.errors import MACHINE_LACKS, BackendUnavailable
 
@@ -36,7 +37,7 @@ class Finding:
         return {"what": self.part, "state": self.state, "found": self.detail, "remedy": self.remedy}
 
 
-@click.command()
+@click.command(cls=Verb)
 @options.as_json
 def doctor(as_json: bool) -> int:
     """Check what this machine has and lacks, and how to get it."""

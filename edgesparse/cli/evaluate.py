@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import complain, emit_json, progress, table
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("target", type=options.TARGET)
 @options.labels(required=True)
 @options.annotated_images("--images")

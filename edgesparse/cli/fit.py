@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import emit_json, progress, table
 from edgesparse.errors import AccuracyGateFailed
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from edgesparse.tasks.fit_report import FitReport
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("target", type=options.TARGET, metavar="RECIPE.yaml|MODEL.onnx")
 @options.output("Write network, recipe and page here.")
 @options.labels()

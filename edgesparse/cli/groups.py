@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import click
@@ -29,8 +30,23 @@ class Workflow(click.Group):
                     formatter.write_dl([((command.name or "").ljust(width), summary(command)) for command in known])
 
 
+class Verb(click.Command):
+    """A command that refuses an option with a value that is passed twice: click would drop all values but the last."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:  # the shell completes
+            _, _, passed = self.make_parser(ctx).parse_args(list(args))
+            for option, count in Counter(passed).items():
+                if isinstance(option, click.Option) and count > 1 and not (option.multiple or option.is_flag):
+                    name = option.opts[-1]
+                    raise click.UsageError(f"{name} is passed {count} times, needed once: keep one of them", ctx)
+        return super().parse_args(ctx, args)
+
+
 class Subcommands(click.Group):
     """A verb with subcommands. Without one it is refused in one line; click would print the whole help as an error."""
+
+    command_class = Verb
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> Any:
         if not args and not ctx.resilient_parsing:

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import emit_json, progress
 
 
-@click.command("hard-frames")
+@click.command("hard-frames", cls=Verb)
 @click.argument("folder", type=options.PATH, required=False)
 @options.output("Write to this new folder.")
 @options.as_json

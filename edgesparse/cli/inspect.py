@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgesparse.cli import inspect_engine, options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import complain, emit_json, progress, table
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MOST = 1 << 20
 COLUMNS = ("layer", "op", "weights", "state", "notes", "MACs M", "%", "KB", "zeros %", "violations")
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("target", type=options.TARGET, metavar="MODEL.onnx|RECIPE.yaml|PACKAGE|ENGINE")
 @options.device
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x640x640", help="Set an input's open shape.")

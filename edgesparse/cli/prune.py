@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import complain, emit_json, progress, table
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from edgesparse.sparsity.reconstruct_report import ReconstructReport
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("target", type=options.TARGET, metavar="MODEL.onnx|RECIPE.yaml")
 @options.output("Write this file.")
 @click.option(

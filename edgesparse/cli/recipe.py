@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import complain
 from edgesparse.tasks.writing import check_outputs
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("model", type=options.PATH, metavar="MODEL.onnx")
 @options.output("Write this file, or '-' to print.", required=False)
 @click.option(

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from edgesparse.cli.device import DeviceOptions, on_device, report, restarts
+from edgesparse.cli.groups import Verb
 
 
-@click.command()
+@click.command(cls=Verb)
 @on_device
 @restarts
 def rollback(as_json: bool, **fields: Any) -> None:

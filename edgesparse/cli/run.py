@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.run_progress import run_progress
 from edgesparse.cli.run_service import run_service
 from edgesparse.cli.show import emit_json, progress
@@ -38,7 +39,7 @@ class RunOptions:
     as_json: bool
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("target", type=options.TARGET)
 @click.option(
     "--source",

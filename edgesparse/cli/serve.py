@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.run_service import run_service
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("target", type=options.TARGET)
 @click.option("--host", type=options.TEXT, metavar="ADDRESS", help="Listen on this address [default: 127.0.0.1].")
 @click.option("--port", type=options.Count(1, 65535), metavar="N", help="Listen on this port [default: 8080].")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgesparse.cli import options
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import emit_json, progress, table
 
 if TYPE_CHECKING:
     from edgesparse.compress import SlimReport
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("target", type=options.TARGET, metavar="MODEL.onnx|RECIPE.yaml")
 @options.output("Write this file.")
 @click.option(

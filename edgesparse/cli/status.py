@@ -9,13 +9,14 @@ import click
 
 from edgesparse.cli import options
 from edgesparse.cli.device import date, on_device
+from edgesparse.cli.groups import Verb
 from edgesparse.cli.show import emit_json, table
 from edgesparse.redaction import redact_text
 
 COLUMNS = ("when", "verb", "result", "version", "slot", "why")
 
 
-@click.command()
+@click.command(cls=Verb)
 @on_device
 @click.option(
     "--history", type=options.Count(0), default=5, show_default=True, metavar="N", help="Print this many past events."

@@ -45,6 +45,22 @@ def test_a_shared_option_has_one_help_text() -> None:
     assert {name: result for name, result in texts.items() if len(result) != 1} == {}
 
 
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_an_option_with_a_value_that_is_passed_twice_is_refused(edgesparse: Command, verb: str) -> None:
+    for option in visible(verb):
+        if option.is_flag or option.multiple:
+            continue
+        values = ["1"] * option.nargs
+        ended = edgesparse(*verb.split(), option.opts[0], *values, option.opts[-1], *values)
+        assert ended.code == 2
+        assert ended.message.startswith(f"{option.opts[-1]} is passed 2 times, needed once: keep one of them"), ended
+
+
+def test_flags_and_repeatable_options_may_be_repeated(edgesparse: Command) -> None:
+    ended = edgesparse("prune", "none.onnx", "-o", "out.onnx", "--force", "--force", "--layers", "a", "--layers", "b")
+    assert ended.message == "no model none.onnx: pass the path of an ONNX file"
+
+
 @pytest.mark.parametrize(
     ("verb", "option", "new"),
     [
