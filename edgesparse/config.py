@@ -119,7 +119,7 @@ class Accept(Section):
     """The gate: a build that detects worse than this is refused."""
 
     annotations: Path | None = None
-    """COCO JSON, the data.yaml of a YOLO data set, or for a classifier a folder with a folder of images per class."""
+    """COCO JSON, the data.yaml of a YOLO data set, a folder with one of them, or a folder of images per class."""
     images: Path | None = None
     """Folder of the images of `annotations`; default: theirs. Alone, detections are compared with FP32's: weaker."""
     reference: Path | None = None
@@ -260,10 +260,10 @@ def load_recipe(path: Path) -> Recipe:
     code = {"head": own.path} if own is not None else {}
     files = {"model": recipe.model, **code, **{f"{s}.{name}": getattr(getattr(recipe, s), name) for s, name in _PATHS}}
     for name, file in files.items():
-        what, exists = ("folder", os.path.isdir) if name in _FOLDERS else ("file", os.path.isfile)
-        if name == "accept.annotations" and file and any(map(Path.is_dir, file.glob("*"))):  # a folder per class
-            exists = os.path.isdir
-        if file is not None and not exists(file):
+        what, kinds = ("folder", [os.path.isdir]) if name in _FOLDERS else ("file", [os.path.isfile])
+        if name == "accept.annotations":
+            kinds = [os.path.isfile, os.path.isdir]
+        if file is not None and not any(is_kind(file) for is_kind in kinds):
             raise ConfigError(f"{path}: {name}: no {what} {short(str(file), 300)}{nearest_file(file)}")
     return recipe
 

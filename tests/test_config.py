@@ -159,6 +159,10 @@ def test_paths_are_relative_to_the_recipes_folder(tmp_path: Path) -> None:
     assert recipe.accept.images is None and recipe.accept.min_map == 1
 
 
+def test_labels_may_be_a_folder_as_they_may_for_an_option(tmp_path: Path) -> None:
+    assert load_recipe(written(tmp_path, "model: m.onnx\naccept: {annotations: .}")).accept.annotations == tmp_path
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -167,7 +171,6 @@ def test_paths_are_relative_to_the_recipes_folder(tmp_path: Path) -> None:
         ("model: .", "(it is a folder)"),
         ("model: ''", "recipe.yaml: model: "),
         ("model: m.onnx\naccept: {annotations: label.json}", "accept.annotations: no file label.json: did you mean"),
-        ("model: m.onnx\naccept: {annotations: .}", "accept.annotations: "),
         ("model: m.onnx\naccept: {images: images}", "accept.images: no folder images"),
         ("model: m.onnx\naccept: {images: m.onnx}", "accept.images: no folder m.onnx"),
         ("model: m.onnx\naccept: {reference: r.onnx}", "accept.reference: no file r.onnx"),

@@ -14,7 +14,7 @@ from edgesparse import backends
 from edgesparse.backends import Backend
 from edgesparse.builder.attempts import TIME_IS_UP
 from edgesparse.builder.compare import compare_candidates
-from edgesparse.builder.int8 import hash_images
+from edgesparse.builder.int8 import hash_images, hash_labels
 from edgesparse.builder.pack import pack
 from edgesparse.builder.prepare import with_batch
 from edgesparse.config import Recipe, Run
@@ -25,7 +25,6 @@ from edgesparse.package.manifest import sha256
 from edgesparse.package.store import STORE, Package, Store, sealed
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.heads.own import head_identity
-from edgesparse.runtime.labels.read import files_of
 from edgesparse.version import VERSION
 
 TIMING_SECONDS = 1.0
@@ -138,14 +137,6 @@ def _keep(work: Path, folder: Path) -> None:
         raise ConfigError(f"cannot write to {folder}: {error}") from None
 
 
-def _hash_labels(annotations: Path) -> str:
-    """Return the sha256 of the annotation file; for a YOLO data set, including its text files."""
-    files = files_of(annotations)
-    if len(files) == 1:
-        return sha256(files[0])
-    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
-
-
 def _hashes(recipe: Recipe) -> dict[str, str | None]:
     labels, reference, images = recipe.accept.annotations, recipe.accept.reference, recipe.calibrate.images
     unlabeled = None if labels else recipe.accept.images
@@ -155,7 +146,7 @@ def _hashes(recipe: Recipe) -> dict[str, str | None]:
         **({"head": own} if own is not None else {}),
         "model": sha256(recipe.model),
         "weights": " ".join(sha256(file) for file in external if file.is_file()) or None,
-        "labels": _hash_labels(labels) if labels else None,
+        "labels": hash_labels(labels) if labels else None,
         "reference": sha256(reference) if reference else None,
         "calibration": hash_images(images) if images else None,
         "images": hash_images(unlabeled) if unlabeled else None,

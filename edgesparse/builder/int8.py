@@ -49,6 +49,14 @@ def hash_images(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def hash_labels(annotations: Path) -> str:
+    """Return the sha256 of the annotation file; of a data set of several files, that of their sha256."""
+    files = files_of(annotations)
+    if len(files) == 1:
+        return sha256(files[0])
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+
+
 def write_images(path: Path, files: list[Path], spec: InputSpec) -> None:
     """Write a .npy of float32 [N, 3, H, W] for TensorRT's own calibration, with one image in memory at a time."""
     create: Any = open_memmap  # only typed in later releases of NumPy
@@ -119,7 +127,7 @@ def _calibrated(job: QuantizeJob, progress: Progress) -> Calibrated:
 def _key(job: QuantizeJob, model: models.Model, files: list[Path]) -> str:
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
     minimum = job.target.minimum if job.target else None
-    contents = [*map(sha256, files), *(map(sha256, files_of(job.target.annotations)) if job.target else [])]
+    contents = [*map(sha256, files), *([hash_labels(job.target.annotations)] if job.target else [])]
     for text in (VERSION, str(REVISION), job.spec.model_dump_json(), str(job.batch), str(minimum), *contents):
         digest.update(text.encode())
     return digest.hexdigest()[:16]

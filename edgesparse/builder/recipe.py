@@ -57,7 +57,7 @@ calibrate:
 
 # Refuse a build that detects worse than this on labeled images.
 accept:
-  # annotations: labels/instances.json   # COCO JSON or a YOLO data.yaml
+  # annotations: labels/instances.json   # COCO JSON, a YOLO data.yaml, or a folder with one of them
   # images: labels/images                # their folder, if not beside the annotations; without annotations,
                                          # detections are compared with FP32's, which is weaker
   # max_map_drop: 1.0                    # points of mAP 50-95 below the original model (or below `reference:`)

@@ -21,6 +21,7 @@ from edgesparse.backends import BuildOptions, BuildResult
 from edgesparse.backends.base import Limits
 from edgesparse.builder.child.job import Scoring, TrialResult, from_json, to_json
 from edgesparse.builder.child.memory import Spent
+from edgesparse.builder.int8 import hash_labels
 from edgesparse.builder.prepare import Build
 from edgesparse.device import state_folder
 from edgesparse.errors import EdgeSparseError
@@ -56,7 +57,8 @@ class FinishedCandidates:
         self._folder = state_folder() / "unfinished"
         self._same = [VERSION, build.backend.name, build.backend.identity(), to_json(build.prepared.spec)]
         self._same += [head_identity(build.prepared.spec.head)]
-        self._same += [_hash(scoring.annotations), _hash(scoring.reference), str(scoring.run)]
+        labels = scoring.annotations
+        self._same += ["" if labels is None else hash_labels(labels), _hash(scoring.reference), str(scoring.run)]
         _remove_old(self._folder)
 
     def key(self, name: str, onnx: Path, options: BuildOptions) -> str:

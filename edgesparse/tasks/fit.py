@@ -48,8 +48,8 @@ def fit_folder(target: Target, output: Path, options: FitOptions, progress: Prog
     _check_folder(output, options.force)
     evaluation = read_annotations(recipe.accept.annotations, recipe.accept.images)
     choosing = read_annotations(options.annotations, options.annotated_images)
-    if options.annotations is not None:
-        _check_apart(Path(options.annotations), recipe.accept.annotations)
+    if choosing is not None and evaluation is not None:
+        _check_apart(choosing, evaluation)
     make_folder(output / "networks")
     costs = Costs(output / "costs.json")  # first: it marks the folder as one that the same call may continue
     settings = Settings(options, recipe, str(images), output / "networks")
@@ -84,11 +84,11 @@ def _check_folder(output: Path, force: bool) -> None:
         raise ConfigError(f"{output / 'fit.json'} already exists: pass --force to overwrite it, or name another folder")
 
 
-def _check_apart(choosing: Path, evaluation: Path | None) -> None:
-    if evaluation is not None and choosing.resolve() == evaluation.resolve():
+def _check_apart(choosing: Labels, evaluation: Labels) -> None:
+    if choosing.path.resolve() == evaluation.path.resolve():
         raise ConfigError(
-            f"--annotations {choosing} are also accept.annotations: a result must not be chosen on the images that "
-            "it is reported on; name others"
+            f"--annotations {choosing.path} are also accept.annotations: a result must not be chosen on the images "
+            "that it is reported on; name others"
         )
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import squares
 from null_plans import Plan
@@ -88,6 +89,24 @@ def test_other_inputs_are_other_candidates(killed: Recipe, tmp_path: Path) -> No
     other = squares.detector(tmp_path / "other.onnx")
     run(recipe(other, build={"candidates": ["fp32"]}), steps)
     assert steps.resumed == []
+
+
+def test_other_boxes_in_the_same_data_set_are_other_candidates(
+    sparse_model: Path, planned: Plan, tmp_path: Path
+) -> None:
+    """A folder, as the option takes it, whose boxes are in other files than data.yaml."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/data.yaml").write_text(f"names: {list(squares.NAMES)}\nval: .\n")
+    cv2.imwrite(str(tmp_path / "set/1.png"), squares.image([(1, 1, 0), (4, 4, 1)]))
+    (tmp_path / "set/1.txt").write_text("0 0.1875 0.1875 0.125 0.125\n")
+    planned({"fp32": {"seconds": 0.009}, "fp16": {"seconds": 0.003}, "fp16-2:4": {"seconds": 0.006}})
+    target = recipe(sparse_model, accept={"annotations": str(tmp_path / "set")})
+    with pytest.raises(Killed):
+        run(target, Steps("building fp16-2:4"))
+    (tmp_path / "set/1.txt").write_text("1 0.5625 0.5625 0.125 0.125\n")
+    steps = Steps()
+    run(target, steps)
+    assert steps.resumed == [] and steps.built == CANDIDATES
 
 
 @pytest.mark.parametrize("damage", ["engine", "record", "cut", "text"])
