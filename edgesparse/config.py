@@ -260,10 +260,10 @@ def load_recipe(path: Path) -> Recipe:
     code = {"head": own.path} if own is not None else {}
     files = {"model": recipe.model, **code, **{f"{s}.{name}": getattr(getattr(recipe, s), name) for s, name in _PATHS}}
     for name, file in files.items():
-        what, kinds = ("folder", [os.path.isdir]) if name in _FOLDERS else ("file", [os.path.isfile])
-        if name == "accept.annotations":
-            kinds = [os.path.isfile, os.path.isdir]
-        if file is not None and not any(is_kind(file) for is_kind in kinds):
+        what, exists = ("folder", os.path.isdir) if name in _FOLDERS else ("file", os.path.isfile)
+        if name == "accept.annotations" and file and os.path.isdir(file):  # noqa: PTH112, False for impossible names
+            continue
+        if file is not None and not exists(file):
             raise ConfigError(f"{path}: {name}: no {what} {short(str(file), 300)}{nearest_file(file)}")
     return recipe
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from edgesparse.builder.build import pick_backend
 from edgesparse.builder.compare import compare_candidates
 from edgesparse.builder.targets import DEMO, ready, recipe_of
 from edgesparse.config import SPARSE, Accept, Batch, Recipe, parse
+from edgesparse.disk import scratch
 from edgesparse.errors import ConfigError
 from edgesparse.package.store import Package
 from edgesparse.progress import Progress
@@ -96,8 +96,8 @@ def of_recipe(recipe: Recipe, workload: Workload, progress: Progress) -> list[Lo
     for batch in workload.batches or [recipe.build.batch.opt]:
         settings = recipe.build.model_copy(update={"batch": Batch(min=batch, opt=batch, max=batch)})
         changed = recipe.model_copy(update={"build": settings, "accept": Accept()})
-        with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
-            comparison = compare_candidates(changed, target, Path(folder), min(workload.seconds, 0.2), progress)
+        with scratch() as folder:
+            comparison = compare_candidates(changed, target, folder, min(workload.seconds, 0.2), progress)
             engines = [
                 BenchEngine(attempt.plan.name, batch, attempt.result.path, recipe.build.dla)
                 for attempt in comparison.attempts

@@ -18,6 +18,7 @@ from edgesparse.builder.int8 import hash_images, hash_labels
 from edgesparse.builder.pack import pack
 from edgesparse.builder.prepare import with_batch
 from edgesparse.config import Recipe, Run
+from edgesparse.disk import storing
 from edgesparse.errors import BackendUnavailable, ConfigError
 from edgesparse.model import load as models
 from edgesparse.package import manifest as manifests
@@ -84,7 +85,7 @@ def build(
         existing = None
     if existing is not None and not make_current:
         return Built(_with_run(existing, recipe.run), True)
-    with store.lock():
+    with store.lock(), storing(store.folder):
         package = existing or _write(store, inputs, progress, keep, reuse == "candidates")
         if package.manifest.run != recipe.run:
             package = _with_run(package, recipe.run)

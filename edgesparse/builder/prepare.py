@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from edgesparse.builder.child.memory import Budget
 from edgesparse.builder.child.process import Workers
 from edgesparse.classes import coco_names
 from edgesparse.config import Batch, Camera, DetectorSpec, Recipe, Run
+from edgesparse.disk import scratch
 from edgesparse.errors import BuildError, ConfigError, ModelError
 from edgesparse.head_table import absolute_head
 from edgesparse.model import load as models
@@ -170,8 +170,8 @@ def static_model(model: models.Model, batch: int, size: tuple[int, int] | None) 
 def open_static(model: models.Model, recipe: Recipe) -> Iterator[Runner]:
     """Return an ONNX Runtime runner for `model` at the recipe's batch and input size. Raises ModelError."""
     size = recipe.input.size or models.info(model).size
-    with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
-        path = Path(folder, recipe.model.name)
+    with scratch() as folder:
+        path = folder / recipe.model.name
         models.save(static_model(model, recipe.build.batch.opt, size), path)
         try:
             runner = backend("onnxruntime").load(path, recipe.build.threads)

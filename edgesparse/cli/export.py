@@ -9,7 +9,7 @@ import click
 from edgesparse.cli import options
 from edgesparse.cli.groups import Subcommands
 from edgesparse.cli.show import emit_json, progress
-from edgesparse.errors import ConfigError
+from edgesparse.disk import refuse_file
 
 
 @click.group(cls=Subcommands)
@@ -31,8 +31,7 @@ def triton(target: Path, output: Path, store: Path, force: bool, as_json: bool) 
     from edgesparse.builder.targets import ready
     from edgesparse.fleet import triton as repository
 
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output} is a file: name a folder")
+    refuse_file(output)
     with progress() as advance:
         package = ready(target, store, progress=advance)
     model = repository.export(package, output, force)

@@ -109,7 +109,8 @@ def run(
 
 def _check_outputs(chosen: RunOptions) -> None:
     """Check files and folders before anything is built; the sinks check the rest when they open."""
-    from edgesparse.tasks.writing import check_folder, check_outputs, special
+    from edgesparse.disk import check_folder
+    from edgesparse.tasks.writing import check_outputs, special
 
     if str(chosen.outputs["coco"]) == "-":
         raise ConfigError("--coco -: name a file; only --jsonl can write to standard output")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,8 +14,8 @@ from edgesparse import strict_yaml, values
 from edgesparse.builder.prepare import prepare, with_batch
 from edgesparse.builder.targets import recipe_of
 from edgesparse.config import Recipe
+from edgesparse.disk import scratch, writing
 from edgesparse.errors import ConfigError
-from edgesparse.files import make_folder, replacing
 from edgesparse.fleet import bundle, selftest
 from edgesparse.fleet.bundle import BundleFile, BundleManifest
 from edgesparse.fleet.keys import PrivateKey
@@ -52,12 +51,13 @@ def make(
     """
     recipe = with_batch(recipe_of(target))
     _refuse_secrets(recipe, target)
-    with tempfile.TemporaryDirectory(prefix="edgesparse-bundle-") as folder:
-        files = _Contents(recipe, Path(folder), images, progress).files
-        used = [path for path in files.values() if Path(folder) not in path.parents]
+    with scratch(prefix="edgesparse-bundle-") as folder:
+        files = _Contents(recipe, folder, images, progress).files
+        used = [path for path in files.values() if folder not in path.parents]
         manifest = _manifest(recipe, files, [*used, *([target] if target.is_file() else [])], key, version)
         progress("writing the bundle", 0, 0)
-        _write(out, manifest, key, files)
+        with writing(out) as file:
+            bundle.write(file, manifest, key, files)
     return manifest
 
 
@@ -104,15 +104,6 @@ def _time(epoch: str | None, used: Sequence[Path]) -> int:
     if not 0 <= changed <= bundle.MAX_TIME:
         raise ConfigError(f"{newest} was changed at {changed} s, needed a time after 1970: touch it")
     return changed
-
-
-def _write(out: Path, manifest: BundleManifest, key: PrivateKey, files: dict[str, Path]) -> None:
-    try:
-        make_folder(out.parent)
-        with replacing(out, synced=True) as file:
-            bundle.write(file, manifest, key, files)
-    except OSError as error:
-        raise ConfigError(f"cannot write {out}: {error.strerror}") from None
 
 
 class _Contents:

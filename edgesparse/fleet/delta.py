@@ -17,8 +17,8 @@ from typing import Annotated, BinaryIO, Literal
 
 from pydantic import Field
 
+from edgesparse.disk import scratch, writing
 from edgesparse.errors import ConfigError, DeployError, SignatureError
-from edgesparse.files import make_folder, replacing
 from edgesparse.fleet import bundle, coding
 from edgesparse.fleet.bundle import BundleFile, BundleManifest, Head, Sha256, Signed
 from edgesparse.fleet.keys import PrivateKey, PublicKey
@@ -134,8 +134,8 @@ def make(old: BinaryIO, base: Head, new: BinaryIO, head: Head, target: Target) -
         raise ConfigError(f"found bundles of {base.manifest.name} and {head.manifest.name}, needed one detector")
     if base.sha256 == head.sha256:
         raise ConfigError("found the same bundle twice, needed an older and a newer one")
-    with tempfile.TemporaryDirectory(prefix="edgesparse-delta-") as folder:
-        before, after = Path(folder, "old"), Path(folder, "new")
+    with scratch(prefix="edgesparse-delta-") as folder:
+        before, after = folder / "old", folder / "new"
         for part, opened, where in ((base, old, before), (head, new, after)):
             where.mkdir()
             bundle.unpack(opened, part, where, where.name)
@@ -179,12 +179,8 @@ def _write(base: Base, after: Path, head: Head, target: Target) -> DeltaManifest
         origins=origins,
         files=tuple(BundleFile(name=n, size=p.stat().st_size, sha256=sha256(p)) for n, p in coded.items()),
     )
-    try:
-        make_folder(target.out.parent)
-        with replacing(target.out, synced=True) as out:
-            bundle.write_signed(out, manifest.model_dump_json(indent=1).encode(), manifest.files, target.key, coded)
-    except OSError as error:
-        raise ConfigError(f"cannot write {target.out}: {error.strerror}") from None
+    with writing(target.out) as out:
+        bundle.write_signed(out, manifest.model_dump_json(indent=1).encode(), manifest.files, target.key, coded)
     return manifest
 
 

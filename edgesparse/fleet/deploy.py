@@ -77,9 +77,15 @@ class Device:
 
     @contextmanager
     def _under_way(self, verb: str) -> Iterator[Device]:
-        """Lock the folder, and let `status` show the progress."""
-        with self.root.lock(), shown(self.service.status, verb, self.progress) as progress:
-            yield replace(self, progress=progress)
+        """Lock the folder, and let `status` show the progress. Raises DeployError where the disk is full, or fails."""
+        try:
+            with self.root.lock(), shown(self.service.status, verb, self.progress) as progress:
+                yield replace(self, progress=progress)
+        except OSError as error:
+            raise DeployError(
+                f"the {verb} ended early ({_reason(error)}): free some space in {self.root.path} or repair it, then "
+                "run this again"
+            ) from error
 
     def check(self, source: BundleSource, *, downgrade: bool = False) -> Outcome:
         """Return what `deploy` would do, or raise what it would raise, as far as that is known without fetching or
@@ -139,8 +145,8 @@ class Device:
         if not self.root.path.exists():
             return Outcome("nothing to do", False)
         try:
-            with self.root.lock():
-                action = self._recover()
+            with self._under_way("recovery") as device:
+                action = device._recover()
         except UnderWay as error:
             return Outcome("nothing to do", False, note=str(error))
         return Outcome("recovered" if action else "nothing to do", bool(action), note=action)

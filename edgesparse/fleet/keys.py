@@ -16,8 +16,9 @@ from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 
+from edgesparse.disk import check_folder, refuse_file
 from edgesparse.errors import BackendUnavailable, ConfigError, SignatureError
-from edgesparse.files import Check, create, foreign_owner, make_folder, read_checked, require_writable
+from edgesparse.files import Check, create, foreign_owner, make_folder, read_checked
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -104,10 +105,7 @@ def _new_files(path: Path) -> tuple[Path, Path]:
     for file in files:
         if file.exists():
             raise ConfigError(f"{file} exists: keys are never overwritten; choose another name")
-    try:
-        require_writable(path.parent)
-    except OSError as error:
-        raise ConfigError(f"cannot write to folder {path.parent}: {error.strerror}; name another") from None
+    check_folder(path.parent)
     return files
 
 
@@ -117,7 +115,7 @@ def rotate(old: Path, path: Path, days: int | None, overlap: int, folder: Path) 
     before = read_private(old).public
     last = _today() + timedelta(overlap)
     before = replace(before, expires=min(before.expires or last, last))
-    _require_folder(folder)
+    refuse_file(folder)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty: name a new folder")
     _new_files(path)
@@ -170,17 +168,12 @@ def trusted(folder: Path) -> list[PublicKey]:
 
     Raises SignatureError if there is none, or if a user other than root and this one could add or change one.
     """
-    _require_folder(folder)
+    refuse_file(folder)
     files = sorted(folder.glob("*.pub"))
     if not files:
         raise SignatureError(f"no trusted key in {folder}: add the public key (NAME.pub) of whoever signs bundles")
     check_owner(folder, folder.stat())
     return [read_public(path, partial(check_owner, path)) for path in files]
-
-
-def _require_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"{path} is a file: name a folder")
 
 
 def _read(path: Path, check: Check, remedy: str = "") -> bytes:

@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from edgesparse.disk import writing
 from edgesparse.errors import BackendUnavailable, ConfigError, SignatureError
-from edgesparse.files import make_folder, replacing
 from edgesparse.fleet import keys
 from edgesparse.fleet.bundle import order, verify
 from edgesparse.fleet.delta import Delta
@@ -127,8 +127,7 @@ class Repository:
     def _store(self, target: TargetFile, file: Path) -> None:
         stored = self.path / "targets" / f"{target.hashes['sha256']}.{target.path}"
         if not stored.exists():
-            make_folder(stored.parent)
-            with replacing(stored, synced=True) as out, file.open("rb") as source_file:
+            with writing(stored) as out, file.open("rb") as source_file:
                 shutil.copyfileobj(source_file, out)
 
     def stop(self, version: str, why: str, back: bool) -> Release:
@@ -283,12 +282,8 @@ def _load(file: Path) -> Metadata[Any]:
 
 
 def _write(file: Path, metadata: Metadata[Any]) -> None:
-    try:
-        make_folder(file.parent)
-        with replacing(file, synced=True) as out:
-            out.write(metadata.to_bytes(JSONSerializer(compact=False)))
-    except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror}") from None
+    with writing(file) as out:
+        out.write(metadata.to_bytes(JSONSerializer(compact=False)))
 
 
 def _now() -> datetime:

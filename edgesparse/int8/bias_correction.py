@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto
 
+from edgesparse.disk import scratch
 from edgesparse.errors import CalibrationError, SparsityError
 from edgesparse.int8.layers import int8_layers
 from edgesparse.int8.placement import Placement
@@ -61,9 +61,9 @@ def correct_biases(
     corrected = ModelProto()
     corrected.CopyFrom(model)
     wiring, errors = Wiring(corrected.graph), dict[str, float]()
-    with TemporaryDirectory(prefix="edgesparse-") as folder:
-        dense = _tape(model, Path(folder, "float"), batches)
-        rounded = _tape(_rounded(model, scales, keep, placement), Path(folder, "int8"), batches)
+    with scratch() as folder:
+        dense = _tape(model, folder / "float", batches)
+        rounded = _tape(_rounded(model, scales, keep, placement), folder / "int8", batches)
         if dense.count != rounded.count:
             raise CalibrationError("the calibration images changed between two passes: pass the same images each time")
         inner = {kernel.node.output[0] for kernel in int8_layers(model, Wiring(model.graph), keep)[0]}

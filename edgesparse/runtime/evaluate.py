@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgesparse.backends import backend
 from edgesparse.config import DetectorSpec, Run
+from edgesparse.disk import scratch
 from edgesparse.errors import AccuracyGateFailed
 from edgesparse.model.load import Model, fix_shapes, info, save
 from edgesparse.runtime.coco_scores import METRICS, import_pycocotools, points_of, run_coco, shapes_of
@@ -216,8 +216,8 @@ class ModelScorer:
 @contextmanager
 def opened(model: Model, spec: DetectorSpec, run: Run) -> Iterator[Detector]:
     """Open a detector of a model in memory, with ONNX Runtime. Raises what `Detector` raises."""
-    with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
-        path = Path(folder, "model.onnx")
+    with scratch() as folder:
+        path = folder / "model.onnx"
         save(_static(model, spec), path)
         with file_detector(path, spec, run) as detector:
             yield detector

@@ -7,20 +7,20 @@ compensates, as far as it can, for what earlier layers lost. Layers that stay de
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto
 
+from edgesparse.disk import scratch, storing
 from edgesparse.errors import CalibrationError, SparsityError
+from edgesparse.files import replacing
 from edgesparse.model.activations import Batches, Tape, checked
 from edgesparse.model.bias import has_bias, set_bias
 from edgesparse.model.layers import layer_name
@@ -57,21 +57,22 @@ class LayerFit:
 class State:
     """Named sets of arrays in a folder, each written atomically; without a folder nothing is stored.
 
-    A folder serves one call at a time.
+    A folder serves one call at a time. Raises ConfigError if its disk is full.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            with storing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A temporary folder on the same disk; leftovers of a killed call are removed first."""
         for leftover in self.folder.glob("tape-*") if self.folder is not None else ():
             shutil.rmtree(leftover, ignore_errors=True)
-        with TemporaryDirectory(dir=self.folder, prefix="tape-") as folder:
-            yield Path(folder)
+        with scratch(self.folder, "tape-") as folder:
+            yield folder
 
     def get(self, name: str) -> dict[str, Array] | None:
         if self.folder is None or not (self.folder / f"{name}.npz").is_file():
@@ -82,12 +83,8 @@ class State:
     def put(self, name: str, arrays: Mapping[str, Any]) -> None:
         if self.folder is None:
             return
-        part = self.folder / f"{name}.part"
-        with part.open("wb") as file:
+        with storing(self.folder), replacing(self.folder / f"{name}.npz", synced=True) as file:
             np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.folder / f"{name}.npz")
 
 
 class States:

@@ -14,13 +14,14 @@ import numpy as np
 from edgesparse.builder.prepare import detector_spec
 from edgesparse.compress.lesson import PreparedLesson, StudentOptions, prepare_lesson, read_result
 from edgesparse.config import DetectorSpec, Recipe
+from edgesparse.disk import check_folder, storing
 from edgesparse.errors import ConfigError
 from edgesparse.files import make_folder
 from edgesparse.model.load import Model, load, save
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images, need_torch, pixels_of
-from edgesparse.tasks.writing import check_folder, check_outputs, write
+from edgesparse.tasks.writing import check_outputs, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
 
 
 def _lesson(teacher: Model, spec: DetectorSpec, options: DistillOptions) -> PreparedLesson:
-    """Raise ModelError, naming the node, if the student cannot learn from the teacher."""
+    """Return what the student learns. Raises ModelError, naming the node, if it cannot learn from the teacher."""
     from edgesparse.training.lessons import Lesson
 
     student = load(options.student) if options.student else teacher
@@ -122,7 +123,8 @@ def _train(
     pixels = np.concatenate([pixels_of(source, spec.input, options.count) for source in options.images])
     if len(pixels) < 2:
         raise ConfigError(f"found {len(pixels)} image, needed two or more: one judges, the others train")
-    make_folder(folder)
-    lesson.write(folder, pixels)
-    distill(folder, progress)
+    with storing(folder):
+        make_folder(folder)
+        lesson.write(folder, pixels)
+        distill(folder, progress)
     return read_result(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from edgesparse.config import Accept, Recipe
+from edgesparse.disk import check_folder, storing
 from edgesparse.errors import ConfigError
 from edgesparse.files import make_folder, replace_text
 from edgesparse.predict import boards
@@ -22,7 +23,7 @@ from edgesparse.tasks.fit_reference import reference_boxes
 from edgesparse.tasks.fit_report import AGREEMENT, MAP, FitReport, page
 from edgesparse.tasks.fit_search import Judges, Search
 from edgesparse.tasks.inputs import Target, as_recipe, check_images, check_numbers, need_torch, read_annotations
-from edgesparse.tasks.writing import check_folder, write
+from edgesparse.tasks.writing import write
 
 
 def fit_folder(target: Target, output: Path, options: FitOptions, progress: Progress = quiet) -> FitReport:
@@ -34,6 +35,11 @@ def fit_folder(target: Target, output: Path, options: FitOptions, progress: Prog
     in `output`, so the same call continues after an interruption. Raises ConfigError, ModelError, CalibrationError,
     SourceError, BuildError, BackendUnavailable.
     """
+    with storing(output):
+        return _fit(target, output, options, progress)
+
+
+def _fit(target: Target, output: Path, options: FitOptions, progress: Progress) -> FitReport:
     recipe = as_recipe(target, options.names)
     images = options.images or recipe.calibrate.images
     check_numbers(options.count, options.max_drop)

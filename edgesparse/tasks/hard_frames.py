@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgesparse.disk import check_folder
 from edgesparse.errors import ConfigError
 from edgesparse.files import make_folder, sync_folder
 from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.labels.coco import SUGGESTIONS
 from edgesparse.service.monitor.hard_files import HardFrame, read_frames
-from edgesparse.tasks.writing import check_folder
 
 IMAGES, MANIFEST, SUGGESTED = "images", "manifest.jsonl", "suggestions.json"
 

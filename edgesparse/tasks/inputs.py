@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from edgesparse.builder.prepare import detector_spec, prepare
 from edgesparse.builder.targets import DEMO, recipe_of
 from edgesparse.classes import named_classes
 from edgesparse.config import DetectorSpec, InputSpec, Recipe, override
+from edgesparse.disk import scratch
 from edgesparse.errors import BackendUnavailable, ConfigError
 from edgesparse.model.check import require_finite
 from edgesparse.model.load import Model, load
@@ -69,8 +69,8 @@ def static_model(recipe: Recipe) -> tuple[Model, DetectorSpec]:
 
     Raises ConfigError, ModelError.
     """
-    with tempfile.TemporaryDirectory(prefix="edgesparse-") as folder:
-        prepared = prepare(recipe, Path(folder))
+    with scratch() as folder:
+        prepared = prepare(recipe, folder)
         model = load(prepared.simplified)
     del model.metadata_props[:]
     model.metadata_props.extend(load(recipe.model).metadata_props)

@@ -16,6 +16,7 @@ from edgesparse.compress.narrow import BOARD, NarrowOptions, narrow
 from edgesparse.compress.narrow_report import NarrowReport
 from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import DetectorSpec, Recipe
+from edgesparse.disk import check_folder
 from edgesparse.errors import ConfigError
 from edgesparse.model.activations import input_name
 from edgesparse.model.load import Model, load, save
@@ -38,7 +39,7 @@ from edgesparse.tasks.inputs import (
     read_annotations,
     read_model,
 )
-from edgesparse.tasks.writing import check_folder, check_outputs, write
+from edgesparse.tasks.writing import check_outputs, write
 
 PruneMethod = Literal["magnitude", "reconstruct", "channels"]
 Report = PruneReport | ReconstructReport | NarrowReport

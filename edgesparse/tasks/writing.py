@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from edgesparse.disk import check_folder
 from edgesparse.errors import ConfigError
-from edgesparse.files import make_folder, require_writable
+from edgesparse.files import make_folder
 
 
 def check_outputs(outputs: Iterable[Path | None], force: bool, inputs: Iterable[Path] = ()) -> None:
@@ -39,16 +40,6 @@ def check_outputs(outputs: Iterable[Path | None], force: bool, inputs: Iterable[
 def special(path: Path) -> bool:
     """Whether a path is a pipe, a device or a socket, which a new file must not replace."""
     return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def check_folder(folder: Path) -> None:
-    """Raise ConfigError unless files can be created in `folder`, which need not exist yet."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file: name a folder")
-    try:
-        require_writable(folder)
-    except OSError as error:
-        raise ConfigError(f"cannot write to folder {folder}: {error.strerror}; name another") from None
 
 
 def write(output: Path, save: Callable[[Path], object]) -> None:

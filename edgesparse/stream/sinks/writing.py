@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
+from edgesparse.disk import refuse_file
 from edgesparse.errors import SinkError
 from edgesparse.files import require_writable
 from edgesparse.runtime.images import is_image
@@ -60,8 +61,7 @@ def check_writable(path: Path, force: bool) -> None:
 def writable_folder(folder: str | Path) -> Path:
     """Create the folder if it does not exist, and check that files can be created in it. Raises SinkError."""
     path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise SinkError(f"{printable(path)} is a file: name a folder")
+    refuse_file(path, SinkError)
     with failing(folder):
         path.mkdir(parents=True, exist_ok=True)
         require_writable(path)
