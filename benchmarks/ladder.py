@@ -147,14 +147,14 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="Write results/ladder.json and the plot.")
     arguments = parser.parse_args()
     file = RESULTS / "ladder.json"
-    known = json.loads(file.read_text()) if arguments.save and file.exists() else {}
-    results = {case: known[case] for case in CASES if case in known}
+    results = json.loads(file.read_text()) if arguments.save and file.exists() else {}
     for case in arguments.case:
-        command = machine()
-        results[case] = {"command": command.pop("command"), **measure(case, arguments)}
-        save("ladder", {**command, **results}, arguments.save)
+        about = machine()
+        result = {"command": about.pop("command"), **measure(case, arguments)}
+        results |= {**about, case: result}  # and what else is there, such as the former search's `stepwise`
+        save("ladder", results, arguments.save)
     if arguments.save:
-        PLOT.write_text(plot(results))
+        PLOT.write_text(plot({case: results[case] for case in CASES if case in results}))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 IMPORT_ALL = """
 import importlib, json, sys
@@ -18,6 +20,26 @@ for name in sys.argv[1:]:
         failed[name] = repr(error)
 print(json.dumps(failed))
 """
+
+
+def test_a_case_of_the_ladder_that_is_measured_again_leaves_the_other_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import common, ladder
+
+    before = {"date": "2020-01-01", "yolox_nano": {"rungs": [1]}, "parts": {"rungs": [2]}, "stepwise": {"parts": {}}}
+    (tmp_path / "ladder.json").write_text(json.dumps(before))
+    for module in (common, ladder):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(ladder, "PLOT", tmp_path / "ladder.svg")
+    monkeypatch.setattr(ladder, "plot", lambda results: " ".join(results))
+    monkeypatch.setattr(ladder, "measure", lambda case, arguments: {"rungs": [3]})
+    monkeypatch.setattr(sys, "argv", ["ladder.py", "--case", "parts", "--save"])
+    ladder.main()
+    after = json.loads((tmp_path / "ladder.json").read_text())
+    assert (after["yolox_nano"], after["stepwise"]) == (before["yolox_nano"], before["stepwise"])
+    assert after["parts"]["rungs"] == [3] and after["date"] != before["date"]
+    assert (tmp_path / "ladder.svg").read_text() == "yolox_nano parts"
 
 
 def test_every_benchmark_can_be_imported() -> None:
