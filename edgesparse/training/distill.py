@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from edgesparse.errors import ConfigError, ModelError
+from edgesparse.files import replacing
 from edgesparse.progress import Progress
 from edgesparse.training.augment import augmented
 from edgesparse.training.lessons import Lesson, in_order
@@ -50,10 +51,9 @@ class State:
 
 
 def save_checkpoint(path: Path, values: Mapping[str, Any]) -> None:
-    """Write the file whole: an interruption leaves the previous one."""
-    part = path.with_suffix(".part")
-    torch.save(values, part)
-    part.replace(path)
+    """Write the file whole: an interruption or a power cut leaves the previous one."""
+    with replacing(path, synced=True) as file:
+        torch.save(values, file)
 
 
 def distill(folder: Path, progress: Progress) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +76,35 @@ def test_relu_2to4_and_int8_are_learned_and_the_training_continues_where_it_stop
     ]
     assert sparse and set(before) <= set(sparse)
     assert [value.name for value in student.graph.output] == ["output0"] and np.isfinite(run(student)[0]).all()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch", reason="torch: needs PyTorch")
+    from edgesparse.training.distill import save_checkpoint
+
+    path, save = tmp_path / "checkpoint.pt", torch.save
+
+    def failing(values: object, file: object) -> None:
+        save(values, file)
+        raise OSError(28, "No space left on device")
+
+    save_checkpoint(path, {"step": 1})
+    monkeypatch.setattr(torch, "save", failing)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, {"step": 2})
+    assert torch.load(path, weights_only=True) == {"step": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_machine_with_a_gpu_needs_only_pytorch_numpy_and_onnx() -> None:
+    pytest.importorskip("torch", reason="torch: needs PyTorch")
+    others = {"click", "cv2", "onnxruntime", "pydantic", "rich", "yaml"}
+    code = (
+        f"import sys, edgesparse.training.distill; print(*({others} & {{name.split('.')[0] for name in sys.modules}}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_another_training_in_the_same_folder_is_refused(lesson: Path) -> None:
