@@ -95,6 +95,7 @@ Description=Commands from the host
 ExecStart=/usr/local/sbin/vm-agent
 Restart=always
 OOMScoreAdjust=-1000
+OOMPolicy=continue
 [Install]
 WantedBy=multi-user.target
 """,

@@ -36,6 +36,12 @@ def test_commands_run_one_after_the_other_and_end_in_time() -> None:
     assert (second["number"], second["code"]) == (1, -9) and second["output"].endswith("[timed out]")
 
 
+def test_the_agent_outlives_a_command_that_the_kernel_ends_where_memory_runs_out() -> None:
+    """systemd would stop its unit, with every command in it."""
+    unit = make_image.FILES["etc/systemd/system/vm-agent.service"]
+    assert "\nOOMPolicy=continue\n" in unit and "\nOOMScoreAdjust=-1000\n" in unit
+
+
 @pytest.fixture
 def broken(tmp_path: Path) -> Machine:
     """A machine whose kernel is none."""
