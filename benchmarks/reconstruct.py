@@ -55,7 +55,7 @@ from edgesparse.sparsity.permute import permute
 from edgesparse.sparsity.prune import prune
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 from edgesparse.tasks.inputs import as_recipe, pixels_of
-from edgesparse.tasks.prune import BATCH, RATE
+from edgesparse.tasks.prune import FEATURES, TRAINING
 
 DETECTORS = ("yolox_nano", "nanodet_m_416", "FastestDet", "deimv2_atto")
 CASES = {
@@ -179,8 +179,8 @@ def trained(network: Network, pruned: ModelProto, source: Path, options: argpars
     dense.CopyFrom(network.model)
     permute(dense, [layer.name for layer in inspect(pruned).layers if layer.state == "sparse"])
     try:
-        values = compared(dense, pruned, network.spec)
-        how = {"steps": options.steps, "batch": BATCH, "rate": RATE, "seed": options.seed}
+        values = compared(dense, pruned, network.spec, FEATURES)
+        how = {**TRAINING, "steps": options.steps, "seed": options.seed}
         refiner = Refiner.of(pixels_of(str(source), network.spec.input, 288), {**values, **how})
         refiner.check(dense)
     except ModelError as error:

@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from edgesparse.compress.editor import Editor
 from edgesparse.compress.maps import FAMILIES, maps_of
-from edgesparse.compress.student import shared_features, with_2to4, with_relu
+from edgesparse.compress.student import FEATURES, shared_features, with_2to4, with_relu
 from edgesparse.config import DetectorSpec
 from edgesparse.errors import CalibrationError, ModelError
 from edgesparse.int8.placement import Placement, plan
@@ -101,8 +101,9 @@ def prepare_lesson(
     return PreparedLesson(teacher, student, values)
 
 
-def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec) -> dict[str, Any]:
-    """Return those values of a training.lessons.Lesson that say what is compared, and how pixels become the input.
+def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec, features: int = FEATURES) -> dict[str, Any]:
+    """Return those values of a training.lessons.Lesson that say what is compared, with at most that many tensors inside,
+    and how pixels become the input.
 
     Raises ModelError, naming the node, if the maps cannot be found or learned.
     """
@@ -110,7 +111,7 @@ def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec) -> di
     count = _channels(teacher, student, maps)
     return {
         "maps": maps,
-        "features": shared_features(teacher, student, maps),
+        "features": shared_features(teacher, student, maps, features),
         "spec": channels_of(FAMILIES.get(spec.head, spec.head), count),
         "scale": spec.input.scale,
         "mean": list(spec.input.mean),

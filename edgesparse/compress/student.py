@@ -16,7 +16,7 @@ from edgesparse.sparsity import mask
 from edgesparse.sparsity.inspect import inspect
 
 FEATURES = 8
-"""The most tensors inside the networks that are compared."""
+"""The most tensors inside the networks that a student whose channels differ is compared with."""
 
 
 def with_relu(model: ModelProto) -> tuple[ModelProto, list[str]]:
@@ -78,8 +78,10 @@ def with_2to4(model: ModelProto, share: float, keep: Collection[str] = ()) -> Mo
     return copy
 
 
-def shared_features(teacher: ModelProto, student: ModelProto, maps: Collection[str]) -> list[str]:
-    """Outputs of plain convolutions that both networks have in the same shape, spread over their depth."""
+def shared_features(teacher: ModelProto, student: ModelProto, maps: Collection[str], most: int = FEATURES) -> list[str]:
+    """Return outputs of at most that many plain convolutions, spread over the depth, which both networks have in the
+    same shape.
+    """
     first, second = Editor(teacher, copy=False), Editor(student, copy=False)
     names = [
         node.output[0]
@@ -92,9 +94,7 @@ def shared_features(teacher: ModelProto, student: ModelProto, maps: Collection[s
     ]
     behind = _before(first, maps)
     names = [name for name in names if name in behind]
-    places: Array = (
-        np.unique(np.linspace(0, len(names) - 1, FEATURES).round().astype(int)) if names else np.array([], int)
-    )
+    places: Array = np.unique(np.linspace(0, len(names) - 1, most).round().astype(int)) if names else np.array([], int)
     return [names[i] for i in places]
 
 

