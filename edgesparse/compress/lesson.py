@@ -102,9 +102,9 @@ def prepare_lesson(
 
 
 def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec, features: int = FEATURES) -> dict[str, Any]:
-    """Return those values of a training.lessons.Lesson that say what is compared, with at most that many tensors inside,
-    and how pixels become the input.
+    """Return those values of a training.lessons.Lesson that say what is compared, and how pixels become the input.
 
+    `features`: the most tensors inside the networks.
     Raises ModelError, naming the node, if the maps cannot be found or learned.
     """
     maps = maps_of(Editor(teacher, copy=False))

@@ -78,10 +78,10 @@ class Refiner:
         to the same result. Raises ModelError.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # with channels last, a step takes a fifth less time on a processor
-        teacher, student = (
-            self.lesson.network(model).to(device, memory_format=torch.channels_last) for model in (dense, pruned)
-        )
+        teacher, student = (self.lesson.network(model).to(device) for model in (dense, pruned))
+        for network in (teacher, student):
+            # a step then takes a fifth less time on a processor
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         training = _Training(self, teacher.eval().requires_grad_(False), student, checkpoint)
         report = training.run(progress)
         if not report.kept:

@@ -121,3 +121,29 @@ def test_a_step_is_relative_to_the_weights_and_images_held_out_teach_nothing(
 def test_one_image_cannot_train_and_judge(dense: onnx.ModelProto) -> None:
     with pytest.raises(CalibrationError, match="found 1 image, needed two or more"):
         replace(refiner(dense), pixels=PIXELS[:1])
+
+
+def test_training_images_are_varied_alike_for_a_seed() -> None:
+    torch = pytest.importorskip("torch", reason="torch: needs PyTorch")
+    from edgesparse.training.augment import varied
+
+    images = torch.from_numpy(PIXELS)
+    first, again, other = (varied(images, 8, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert first.shape == (8, 3, 64, 64) and first.dtype == torch.float32
+    assert float(first.min()) >= 0 and float(first.max()) <= 255
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    own = images.float()
+    assert not any(torch.equal(image, known) for image in first for known in own)
+
+
+def test_features_count_as_often_as_the_lesson_says(dense: onnx.ModelProto, student: onnx.ModelProto) -> None:
+    import torch
+
+    losses = []
+    for weight in (0.0, 1.0, 4.0):
+        lesson = refiner(dense, feature_weight=weight).lesson
+        networks = [lesson.network(model) for model in (student, dense)]
+        with torch.no_grad():
+            images = lesson.input(torch.from_numpy(PIXELS[:2]))
+            losses.append(lesson.loss(networks[0], networks[1], images, lesson.features).item())
+    assert losses[1] > losses[0] and losses[2] - losses[0] == pytest.approx(4 * (losses[1] - losses[0]), rel=1e-4)
