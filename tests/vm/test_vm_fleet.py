@@ -1,7 +1,8 @@
-"""Ansible's provisioning of virtual machines, one of which loses its power on the way. Marker `vm`."""
+"""Ansible's playbooks against virtual machines, one of which loses its power on the way. Marker `vm`."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 from make_image import CACHE, Image
+from payload import make_bundle
 from playing import play, recap
+from provisioned import Provisioned
 from qemu import Disks, Machine
 from vm_fleet import NAMES, Fleet, small_wheelhouse
 
@@ -19,6 +22,11 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(7200)]
 
 CUT = NAMES[-1]
 INSTALLED = "/opt/edgesparse/lib/python3.11/site-packages/edgesparse"
+JOURNAL = "/var/lib/edgesparse/deploy.json"
+HEALTH = {"edgesparse_health_seconds": 120}
+"""Services that start at the same time by emulation take longer than a board's."""
+SLOWER = "sed -i 's/fps: 5/fps: 1/' /etc/edgesparse/device.yaml && systemctl restart --no-block edgesparse"
+"""They share this machine's cores."""
 
 MakeFleet = Callable[[Path], Fleet]
 """Starts machines on overlays of a disk."""
@@ -73,3 +81,35 @@ def test_a_board_that_loses_its_power_stops_no_other(
     failed = {host: bool(counts["failed"]) for host, counts in recap(again).items()}
     assert failed == {name: name == CUT for name in NAMES}
     assert not any(counts["changed"] for host, counts in recap(again).items() if host != CUT), again.stdout
+
+
+def devices(fleet: Fleet) -> dict[str, tuple[str, str]]:
+    """Return the state and the version of each device, as the playbook shows them."""
+    done = run(fleet, "status")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((fleet.folder / "fleet.json").read_text())["devices"]
+    return {row["host"]: (row["state"], row["version"]) for row in rows}
+
+
+def changed(done: subprocess.CompletedProcess[str]) -> dict[str, bool]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {host: bool(counts["changed"]) for host, counts in recap(done).items()}
+
+
+def test_a_rollout_ends_though_one_board_loses_its_power(
+    provisioned: Provisioned, fleet: MakeFleet, tmp_path: Path
+) -> None:
+    """In the middle of its deploy. The next run brings it to the same version, and all roll back by hand."""
+    boards, bundle = fleet(provisioned.disk), tmp_path / "1.1.esb"
+    make_bundle(tmp_path / "contents", bundle, "1.1")
+    for machine in boards.machines.values():
+        machine.check(SLOWER)
+    options = {"bundle": str(bundle), "batches": ["100%"], "max_fail": 70, **HEALTH}
+    first = run_and_cut(boards, f"test -e {JOURNAL}", "rollout", **options)
+    lost = recap(first)[CUT]
+    assert first.returncode != 0 and (lost["failed"] or lost["unreachable"]), first.stdout + first.stderr
+    boards.start(CUT)
+    assert changed(run(boards, "rollout", **options)) == {name: name == CUT for name in NAMES}
+    assert devices(boards) == dict.fromkeys(NAMES, ("healthy", "1.1"))
+    assert all(changed(run(boards, "rollback", **HEALTH)).values())
+    assert devices(boards) == dict.fromkeys(NAMES, ("healthy", "1.0"))

@@ -16,7 +16,7 @@ from make_image import CACHE
 from qemu import Machine, quietly
 
 NAMES = tuple(f"board{number + 1}" for number in range(int(os.environ.get("EDGESPARSE_VM_BOARDS", "2"))))
-"""Four take more than half an hour where two cores are shared with others."""
+"""Four take an hour where two cores are shared with others."""
 NETWORK = "ip link set lo up; ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0"
 SETTINGS = """\
 run:
