@@ -46,7 +46,7 @@ Refine = Callable[[ModelProto, ModelProto, Path | None, Progress], tuple[ModelPr
 (dense, pruned, a file to continue from, progress) -> the model, and how far that got."""
 STEP = 0.05
 """The search for the largest share within `max_drop` stops at this share of the eligible MACs."""
-METHOD = 5
+METHOD = 6
 """Part of a saved state's key. Increase it if the method changes: a state of another method is not continued."""
 
 
