@@ -41,7 +41,6 @@ from benchmarks.common import RESULTS, machine, save
 from benchmarks.detectors import PARTS, YOLOX, images
 from edgesparse.builder.objects import box_reader, object_masks
 from edgesparse.builder.prepare import detector_spec
-from edgesparse.compress.lesson import compared
 from edgesparse.config import DetectorSpec
 from edgesparse.demo.export import export
 from edgesparse.errors import ModelError
@@ -55,7 +54,7 @@ from edgesparse.sparsity.permute import permute
 from edgesparse.sparsity.prune import prune
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 from edgesparse.tasks.inputs import as_recipe, pixels_of
-from edgesparse.tasks.prune import FEATURES, TRAINING
+from edgesparse.tasks.prune import training_values
 
 DETECTORS = ("yolox_nano", "nanodet_m_416", "FastestDet", "deimv2_atto")
 CASES = {
@@ -179,9 +178,9 @@ def trained(network: Network, pruned: ModelProto, source: Path, options: argpars
     dense.CopyFrom(network.model)
     permute(dense, [layer.name for layer in inspect(pruned).layers if layer.state == "sparse"])
     try:
-        values = compared(dense, pruned, network.spec, FEATURES)
-        how = {**TRAINING, "steps": options.steps, "seed": options.seed}
-        refiner = Refiner.of(pixels_of(str(source), network.spec.input, 288), {**values, **how})
+        values = training_values(dense, pruned, network.spec)
+        values |= {"steps": options.steps, "seed": options.seed}
+        refiner = Refiner.of(pixels_of(str(source), network.spec.input, 288), values)
         refiner.check(dense)
     except ModelError as error:
         return {"error": str(error)}

@@ -241,14 +241,19 @@ def _task(scored: ScoredModel) -> Task:
     return Task(score=scored.scorer, read=box_reader(scored.spec), objects=objects)
 
 
+def training_values(dense: Model, pruned: Model, spec: DetectorSpec) -> dict[str, Any]:
+    """Return the values of a training.lessons.Lesson, but for its steps. Raises what `compared` raises."""
+    return {**compared(dense, pruned, spec, FEATURES), **TRAINING}
+
+
 def refiner(scored: ScoredModel, options: PruneOptions, progress: Progress) -> Refine:
     """Return what trains the weights. Raises ModelError, naming the node, where PyTorch cannot run the model."""
     from edgesparse.training.refine import Refiner
 
-    values = compared(scored.model, scored.model, scored.spec, FEATURES)
+    values = training_values(scored.model, scored.model, scored.spec)
     progress("reading images", 0, 0)
     pixels = pixels_of(str(options.images), scored.spec.input, options.count)
-    refiner = Refiner.of(pixels, {**values, **TRAINING, "steps": options.steps})
+    refiner = Refiner.of(pixels, {**values, "steps": options.steps})
     refiner.check(scored.model)
     return refiner
 
