@@ -10,6 +10,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgesparse.int8.quantize import quantize, quantized_tensors
+from edgesparse.model import load as models
+
 SIZE = (640, 640)
 CLASSES = 80
 STAGES = {
@@ -37,6 +40,14 @@ def relu_blocks(path: Path, name: str, batch: int) -> Path:
             side = SIZE[0] // 2 ** (i + 1)
             heads.append(net.reshape(net.convolution(at, wide, 4 + CLASSES, 1, 1), [batch, 4 + CLASSES, side * side]))
     return net.save(path, heads)
+
+
+def with_qdq(path: Path, out: Path) -> Path:
+    """The network with Q/DQ pairs, whose scales fit its random weights rather than images."""
+    model = models.load(path)
+    scales = dict.fromkeys(quantized_tensors(model), 4 / 127) | {"images": 1 / 127}
+    models.save(quantize(model, scales)[0], out)
+    return out
 
 
 class _Net:

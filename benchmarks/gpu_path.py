@@ -8,8 +8,8 @@ against the device's copy bandwidth; the whole path to detections from a 1920x10
 page-locked memory, interleaved in one process with the same path with NMS on the CPU or frames in other memory, the
 engine's graph alone, copies of a whole frame and of only the rows that are read, and the usual script (OpenCV
 letterbox, pageable copies, whole output copied back, NumPy decode); allocations after the first frames; a frame with 4
-and 9 tiles, in one run of the engine and image by image; and 1, 4 and 16 cameras on a small network, batched and
-unbatched. Each part's result is printed and added to FOLDER/gpu_path.json as soon as it is available; --save sets that
+and 9 tiles, in one run of the engine and image by image; 1, 4 and 16 cameras on a small network, batched and
+unbatched; and, only if named, engines that take the image in a layout of their own against FP32 planes. Each part's result is printed and added to FOLDER/gpu_path.json as soon as it is available; --save sets that
 folder to benchmarks/results.
 """
 
@@ -36,8 +36,10 @@ PARTS = (
     *(f"build {name}" for name in ("parts 1", "relu 1", "small 1", "small 4", "small 5", "small 10", "small 16")),
     *("kernel", "path relu", "path parts", "allocations", "tiles", "cameras"),
 )
-LIMITS = {"build": 170.0, "kernel": 60.0, "path": 110.0, "allocations": 30.0, "tiles": 40.0, "cameras": 60.0}
+LIMITS = {"build": 170.0, "kernel": 60.0, "path": 110.0, "allocations": 30.0, "tiles": 40.0, "cameras": 60.0, "layout": 400.0}
 """Time limit per part, in seconds."""
+LAYOUTS = tuple(f"layout {name} {precision}" for name in ("small", "relu") for precision in ("fp16", "int8"))
+"""Parts that build two engines each, and run only if they are named."""
 
 
 def build(name: str, batch: int, work: Path) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def build(name: str, batch: int, work: Path) -> dict[str, Any]:
 
 
 def part(options: argparse.Namespace) -> dict[str, Any]:
-    from benchmarks import gpu_cameras, gpu_parts, gpu_tiles
+    from benchmarks import gpu_cameras, gpu_layout, gpu_parts, gpu_tiles
     from benchmarks.gpu_kernel import kernel
 
     name, *more = options.part.split()
@@ -73,6 +75,7 @@ def part(options: argparse.Namespace) -> dict[str, Any]:
         "allocations": lambda: gpu_parts.allocations("relu", work),
         "tiles": lambda: gpu_tiles.tiles(work),
         "cameras": lambda: gpu_cameras.cameras(work),
+        "layout": lambda: gpu_layout.layout(more[0], more[1], work),
     }
     return doing[name]()
 
@@ -103,7 +106,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder of results [a temporary one]")
     parser.add_argument("--work", type=Path, help="folder of engines, which are built unless they are there")
     parser.add_argument("--budget", type=float, default=400, help="seconds for all [%(default)s]")
-    parser.add_argument("--only", action="append", metavar="PART", choices=PARTS, help="may be repeated")
+    parser.add_argument("--only", action="append", metavar="PART", choices=(*PARTS, *LAYOUTS), help="may be repeated")
     parser.add_argument("--frames", type=int, default=10_000, help="that the whole path is timed on [%(default)s]")
     parser.add_argument("--save", action="store_true", help="results go to benchmarks/results")
     parser.add_argument("--part", help=argparse.SUPPRESS)

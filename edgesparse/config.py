@@ -59,10 +59,6 @@ def _known(name: str, table: Iterable[str]) -> str:
     return name
 
 
-def _backend(name: str) -> str:
-    return _known(name, BACKENDS)
-
-
 def _head(name: str) -> str:
     name = HEAD_ALIASES.get(name, name)
     if name in HEADS or head_file(name) is not None:
@@ -70,7 +66,7 @@ def _head(name: str) -> str:
     return _known(name, (*HEADS, *installed()))
 
 
-BackendName = Annotated[str, AfterValidator(_backend)]
+BackendName = Annotated[str, AfterValidator(lambda name: _known(name, BACKENDS))]
 """`auto`, or a name in edgesparse/backend_table.py."""
 
 HeadName = Annotated[str, AfterValidator(_head)]
@@ -104,6 +100,8 @@ class BuildSettings(Section):
     """TensorRT's optimization level, 0 to 5: how long it searches for faster kernels; default: its own."""
     dla: Annotated[int, Field(ge=0, le=1)] | None = None
     """The DLA core to build for; layers that it cannot run use the GPU."""
+    image: Literal["auto", "planes"] = "auto"
+    """How a TensorRT engine takes the image; `auto`: as its first layer reads it; `planes`: as the model has it."""
 
 
 class Calibrate(Section):

@@ -65,6 +65,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class ImageInput:
+    """The type in which an engine takes the image. `scale`: of INT8, the value of one step."""
+
+    dtype: Literal["float16", "int8"]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class BuildOptions:
     """How to build an engine.
 
@@ -73,6 +81,7 @@ class BuildOptions:
     `table`, or TensorRT's own calibration on `images` (a .npy of N x 3 x H x W float32). `sparse`: allow 2:4 kernels.
     `profile`: smallest, usual and largest batch of a model with an open batch. `dla`: the DLA core to build for.
     `timing_cache`: a file that is read and extended. `detailed`: record the name of every kernel in the engine.
+    `image`: the type of the only input, an image, in a layout that the builder chooses; None: as the model has it.
     """
 
     threads: int = 0
@@ -86,6 +95,7 @@ class BuildOptions:
     limits: Limits = Limits()
     timing_cache: Path | None = None
     detailed: bool = True
+    image: ImageInput | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,8 @@ class BuildResult:
     layers that the builder's log names as candidates for 2:4 kernels, and as running one. `layers`: the layers of the
     engine, as its inspector reports them. `degraded`: messages of the builder about tactics that it skipped because
     memory ran out, so that the engine may be slower than possible. `command`: the equivalent trtexec command.
-    `device_memory`: bytes that an execution context needs in addition to the weights.
+    `device_memory`: bytes that an execution context needs in addition to the weights. `image`: how the engine takes the
+    image, if not as the model has it.
     """
 
     path: Path
@@ -122,6 +133,7 @@ class BuildResult:
     warnings: tuple[str, ...] = ()
     command: str = ""
     device_memory: int = 0
+    image: str = ""
 
 
 LOADED = "library loaded"
@@ -208,6 +220,10 @@ class Backend(ABC):
 
     def strongly_typed(self) -> bool:
         """Whether types come from the ONNX file alone, so that FP16 must be in the model."""
+        return False
+
+    def chooses_image_layout(self) -> bool:
+        """Whether `image` may be set in BuildOptions, since frames are prepared by kernels that write such an image."""
         return False
 
     @abstractmethod

@@ -79,6 +79,8 @@ Frame = tuple[NDArray[np.uint8], Place]
 """uint8: [H, W, 3] as bgr and rgb, [H * 3 / 2, W] as nv12, [H, W, 2] as yuyv."""
 
 
+MOST_IMAGES = 64
+"""The most images in a batch that the kernels prepare."""
 LEVELS = 4
 """The most `planes` of a Strided, as in compact.cuh."""
 

@@ -42,11 +42,11 @@ class NullBackend(Backend):
     run when they are collected, and fail if a frame has been overwritten before that.
 
     Builds follow the JSON file in the environment variable EDGESPARSE_NULL: such an engine with `ways` (the kinds of
-    precision it has), `dense_because`, and `builds`, a mapping by candidate (`fp16-2:4`) whose entries override the
+    precision it has), `dense_because`, `image_layout` (whether it chooses one), and `builds`, a mapping by candidate (`fp16-2:4`) whose entries override the
     engine's. `eligible` and `picked` are the layers in the build's log, `kernels` those that run sparse. `megabytes`
     is the memory that a build takes, or less under a smaller workspace limit, which marks it degraded;
     `most_megabytes` is the amount at which it is killed. `crash` is a signal that ends the build, `hang` its duration
-    in seconds, `error` what it raises.
+    in seconds, `error` what it raises, `image_error` what it raises for an image in a layout of its own.
     """
 
     name = "null"
@@ -64,6 +64,9 @@ class NullBackend(Backend):
         reason = _plan().get("dense_because")
         return None if reason is None else str(reason)
 
+    def chooses_image_layout(self) -> bool:
+        return bool(_plan().get("image_layout"))
+
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
         started, plan = time.perf_counter(), _plan()
         if not plan:
@@ -72,8 +75,9 @@ class NullBackend(Backend):
         progress(LOADED, 0, 0)
         progress("trying tactics", 1, 2)
         degraded = _spend(engine, options.limits.workspace)
-        if "error" in engine:
-            raise BuildError(str(engine["error"]))
+        for name in ("error", *(("image_error",) if options.image else ())):
+            if name in engine:
+                raise BuildError(str(engine[name]))
         out.write_text(json.dumps(engine))
         progress("trying tactics", 2, 2)
         eligible = tuple(engine.get("eligible", ())) if options.sparse else ()
@@ -82,7 +86,9 @@ class NullBackend(Backend):
         layers = tuple(EngineLayer(n, f"{'sparse' if n in sparse else 'dense'}_{n}", n in sparse) for n in names)
         seconds = time.perf_counter() - started
         command = f"null --onnx={onnx.name} {_candidate(options)}"
-        return BuildResult(out, options.precision, seconds, layers, eligible, picked, degraded, (), command, 1_000_000)
+        image = f"{options.image.dtype} {options.image.scale:.6f} of {onnx.name}" if options.image else ""
+        notes = (degraded, (), command, 1_000_000, image)
+        return BuildResult(out, options.precision, seconds, layers, eligible, picked, *notes)
 
     def load(self, path: Path, threads: int = 0, dla: int | None = None) -> Runner:
         try:

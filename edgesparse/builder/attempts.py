@@ -78,6 +78,7 @@ class CandidateBuilder:
         self._rungs = limits if build.backend.native_code else (Limits(),)
         self._first = 0
         self._no_room = ""
+        self._own_layout, self.notes = True, tuple[str, ...]()
 
     def attempt(self, plan: CandidatePlan, best: Attempt | None) -> Attempt:
         """Build and try a plan. `best` is the fastest attempt so far."""
@@ -93,10 +94,20 @@ class CandidateBuilder:
                 reason = f"its products alone take {least:.2f} ms on this board, {best.plan.name} runs in "
                 return attempt.end("skipped", f"cannot win: {reason}{best.timing.median_ms:.2f} ms")
         try:
-            onnx = self._files.onnx(plan)
-            options = self._options(plan)
+            onnx, options = self._files.onnx(plan), self._options(plan)
+            own = self._files.own_layout(plan) if self._own_layout else None
         except EdgeSparseError as error:
             return attempt.end("failed", str(error))
+        if own is not None:
+            first = self._build_and_try(Attempt(plan), own[0], replace(options, image=own[1]))
+            if first.outcome != "failed" or first.short:
+                return first
+            self._own_layout = False
+            self.notes = (f"engines take the image as the model has it: otherwise {plan.name} fails: {first.reason}",)
+        return self._build_and_try(attempt, onnx, options)
+
+    def _build_and_try(self, attempt: Attempt, onnx: Path, options: BuildOptions) -> Attempt:
+        plan = attempt.plan
         key = self._finished.key(plan.name, onnx, options) if self._finished is not None else ""
         if self._resume(attempt, key, onnx):
             return attempt

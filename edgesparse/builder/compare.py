@@ -71,7 +71,8 @@ def compare_candidates(
     gate.prepare(prepared, folder, progress)
     files = OnnxFiles(build, gate.int8_target())
     finished = FinishedCandidates(build, gate.scoring(), resume) if resume is not None else None
-    attempts = _attempts(CandidateBuilder(build, files, seconds, gate.scoring(), finished), plans, gate)
+    builder = CandidateBuilder(build, files, seconds, gate.scoring(), finished)
+    attempts = _attempts(builder, plans, gate)
     if finished is not None and not any(attempt.reason == TIME_IS_UP for attempt in attempts):
         finished.forget()
     passed = [attempt for attempt in attempts if attempt.outcome == "lost"]
@@ -86,7 +87,7 @@ def compare_candidates(
     usable = (attempt for attempt in attempts if attempt.runs and attempt.outcome != "refused")
     fallback = min(usable, key=lambda attempt: attempt.plan.caution)
     impossible = [Attempt(plan).end("skipped", reason) for plan, reason in plans.impossible]
-    notes = (*plans.notes, *files.notes(), *notes)
+    notes = (*plans.notes, *files.notes(), *builder.notes, *notes)
     return Comparison(build, (*attempts, *impossible), chosen, fallback, proofs, notes, clocks)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from edgesparse.backends.base import ImageInput
+from edgesparse.backends.frames import MOST_IMAGES
 from edgesparse.builder.candidates import CandidatePlan
 from edgesparse.builder.child.job import Int8Files, QuantizeJob, ScoreTarget
 from edgesparse.builder.int8 import write_images
 from edgesparse.builder.prepare import Build
 from edgesparse.errors import CalibrationError, EdgeSparseError
+from edgesparse.int8 import calibration_table
+from edgesparse.int8.quantized_input import image_type, without_quantizer
 from edgesparse.model import load as models
 from edgesparse.model.batch import open_batch
 from edgesparse.model.half import to_half
@@ -48,6 +52,26 @@ class OnnxFiles:
         if backend.strongly_typed() and plan.precision != "fp32":
             return self._cached(f"{name}-half", base, lambda path: to_half(models.load(path)))
         return base
+
+    def own_layout(self, plan: CandidatePlan) -> tuple[Path, ImageInput] | None:
+        """Return the file of a plan for an engine that takes the image in a layout of its own, and the image's type;
+        None if it takes the image as the model has it. Raises what `onnx` raises.
+        """
+        build, backend = self._build.recipe.build, self._build.backend
+        unusual = build.image == "planes" or build.dla is not None or build.batch.max > MOST_IMAGES
+        if unusual or plan.precision == "fp32" or plan.way == "int8-tensorrt" or not backend.chooses_image_layout():
+            return None  # TensorRT calibrates on FP32 only
+        path = self.onnx(plan)
+        model = models.load(path)
+        kind = image_type(model)
+        if plan.way == "int8-table" and kind is not None:
+            scale = calibration_table.read(self.table().read_bytes()).scales.get(models.info(model).image)
+            return None if scale is None else (path, ImageInput("int8", scale))
+        if kind is None or (kind[0] == "float16" and backend.strongly_typed()):
+            return None
+        if kind[0] == "int8":
+            path = self._cached(f"{path.stem}-image", path, lambda base: without_quantizer(models.load(base)))
+        return path, ImageInput(*kind)
 
     def table(self) -> Path:
         """Return the calibration table in TensorRT's format."""

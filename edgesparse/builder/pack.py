@@ -120,6 +120,7 @@ def _candidate(attempt: Attempt) -> Candidate:
         "degraded": result.degraded,
         "warnings": result.warnings,
         "command": result.command,
+        "image": result.image,
     }
     return candidate.model_copy(update=engine)
 

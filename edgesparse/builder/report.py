@@ -166,6 +166,7 @@ def _facts(manifest: Manifest) -> Html:
         "Built": f"{manifest.created} by edgesparse {manifest.edgesparse}",
         "Machine": ", ".join(f"{k} {_gigabytes(v) if k == 'memory' else v}" for k, v in manifest.machine.items()),
         "Inputs": ", ".join(f"{t.name} {t.shape} {t.dtype}" for t in manifest.inputs),
+        **({"Image": manifest.image} if manifest.image else {}),
         **({"Batch": "{0} to {2}, timed at {1}".format(*manifest.batch)} if manifest.batch else {}),
         "Outputs": ", ".join(f"{t.name} {t.shape} {t.dtype}" for t in manifest.outputs),
         "Head": f"{spec.head}, {len(spec.classes)} classes",

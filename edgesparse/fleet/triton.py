@@ -27,12 +27,17 @@ TYPES = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"
 def export(package: Package, folder: Path, force: bool = False) -> Path:
     """Write the repository of a verified package. Returns the model's folder, which is created atomically.
 
-    Raises DeployError for a backend that Triton does not have, ConfigError if the model exists and `force` is not set.
+    Raises DeployError for a backend that Triton does not have or an image that clients cannot write, ConfigError if the model exists and `force` is not set.
     """
     manifest = package.manifest
     if manifest.backend not in PLATFORMS:
         known = ", ".join(PLATFORMS)
         raise DeployError(f"Triton cannot run engines of {manifest.backend}, only of {known}: build with one of these")
+    if manifest.image:
+        raise DeployError(
+            f"the engine takes the image as {manifest.image}, which only edgesparse writes: set build.image: planes in "
+            "the recipe and build it again"
+        )
     model = folder / manifest.model
     if model.exists() and not force:
         raise ConfigError(f"{model} exists: pass --force to replace it, or name another folder")

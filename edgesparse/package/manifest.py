@@ -124,6 +124,8 @@ class Candidate(Section):
     """How much memory was limited; 0 is the least."""
     command: str = ""
     """The equivalent trtexec command."""
+    image: str = ""
+    """How the engine takes the image, if not as the model has it: type, layout, and whether it copies it first."""
 
     @property
     def chosen(self) -> bool:
@@ -189,6 +191,11 @@ class Manifest(Section):
     def precision(self) -> str:
         """The precision of the chosen candidate."""
         return next((candidate.precision for candidate in self.candidates if candidate.chosen), "")
+
+    @property
+    def image(self) -> str:
+        """How the chosen engine takes the image, if not as the model has it."""
+        return next((candidate.image for candidate in self.candidates if candidate.chosen), "")
 
 
 def read(folder: Path) -> Manifest:

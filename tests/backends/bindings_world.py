@@ -25,7 +25,8 @@ class World:
         self.folder, self.shape, self.kinds = folder, shape, kinds.split()
         self.lines: list[tuple[str, str]] = []
         self.configs: list[Double] = []
-        self.parses, self.loads, self.dla_cores, self.half = True, True, 1, False
+        self.parses, self.loads, self.dla_cores, self.half, self.quantized_image = True, True, 1, False, False
+        self.layout = "LINEAR"
         self.plan: Any = Plan(b"the plan")
         self.fails_with_cache = self.fails_at_a_low_level = self.interrupted = False
         self.served: list[Any] = []
@@ -58,13 +59,16 @@ class World:
     def _network(self, flags: int) -> Double:
         self.creation_flags = flags
         kind = tensorrt.DataType.HALF if self.half else tensorrt.DataType.FLOAT
-        tensor = Double("ITensor", name="images", shape=self.shape, dtype=kind)
+        if self.quantized_image:
+            kind = tensorrt.DataType.INT8
+        self.image = tensor = Double("ITensor", name="images", shape=self.shape, dtype=kind)
         layers = [
             Double("ILayer", {"get_output": tensor}, type=getattr(tensorrt.LayerType, kind), num_outputs=1)
             for kind in self.kinds
         ]
         does = {"get_input": tensor, "get_layer": lambda i: layers[i]}
-        return Double("INetworkDefinition", does, num_inputs=1, num_layers=len(layers))
+        self.network = Double("INetworkDefinition", does, num_inputs=1, num_layers=len(layers), name="")
+        return self.network
 
     def _parser(self, network: Double, logger: Any) -> Double:
         wrong = Double("ParserError", {"desc": "In node 3:\n unknown operator"})
@@ -127,5 +131,12 @@ class World:
             "device_memory_size_v2" if hasattr(tensorrt.ICudaEngine, "device_memory_size_v2") else "device_memory_size"
         )
         inspector = Double("EngineInspector", {"get_engine_information": JSON})
-        engine = Double("ICudaEngine", {"create_engine_inspector": inspector}, **{memory: 4096})
+        does = {
+            "create_engine_inspector": inspector,
+            "get_tensor_name": "images",
+            "get_tensor_mode": tensorrt.TensorIOMode.INPUT,
+            "get_tensor_dtype": lambda name: self.image.dtype,
+            "get_tensor_format": lambda name: getattr(tensorrt.TensorFormat, self.layout),
+        }
+        engine = Double("ICudaEngine", does, name=self.network.name, num_io_tensors=1, **{memory: 4096})
         return Double("Runtime", {"deserialize_cuda_engine": lambda data: engine if self.loads else None})

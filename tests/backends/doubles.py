@@ -88,6 +88,8 @@ def _takes(parameters: list[tuple[str, str, bool]], values: tuple[Any, ...], nam
 
 def _fits(kind: str, value: Any) -> bool:
     kind = kind.rpartition(".")[2]
+    if kind in ("float", "SupportsFloat"):
+        return isinstance(value, float)
     if kind in ("int", "SupportsInt"):
         return isinstance(value, int) and not isinstance(value, bool)
     if kind in ("str", "bool"):

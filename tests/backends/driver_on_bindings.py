@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +24,10 @@ import numpy as np
 import tensorrt
 from bindings_world import MAJOR, MINOR, TABLE, WEAK, World
 
-from edgesparse.backends.base import BuildOptions, Limits
+from edgesparse.backends.base import BuildOptions, ImageInput, Limits
 from edgesparse.backends.tensorrt import build, calibrators, network
 from edgesparse.backends.tensorrt.calibrators import for_release
+from edgesparse.backends.tensorrt.image_format import LAYOUTS, OFFERED
 from edgesparse.errors import BackendUnavailable, BuildError, CalibrationError, EdgeSparseError, ModelError
 
 
@@ -47,7 +49,7 @@ def check_the_runner_calls_what_there_is(folder: Path) -> None:
     engine = vars(tensorrt.ICudaEngine)
     assert "num_io_tensors" in engine and {"device_memory_size", "device_memory_size_v2"} & set(engine)
     assert tensorrt.TensorIOMode.INPUT.name == "INPUT" and tensorrt.TensorLocation.DEVICE.name == "DEVICE"
-    assert tensorrt.TensorFormat.LINEAR.name == "LINEAR"
+    assert set(LAYOUTS) <= set(tensorrt.TensorFormat.__members__) and "name" in engine
     assert {"FLOAT", "HALF", "INT8", "INT32", "BOOL", "UINT8"} <= set(tensorrt.DataType.__members__)
 
 
@@ -120,6 +122,31 @@ def check_calibration_on_images(folder: Path) -> None:
     with fake_gpu():
         refused(CalibrationError, "needed Nx3x9x9 float32", World(folder, shape=(1, 3, 9, 9)).build, options)
         refused(CalibrationError, "at least 6 images", World(folder, shape=(6, 3, 8, 8)).build, options)
+
+
+def check_the_image_in_a_layout_of_its_own(folder: Path) -> None:
+    """FP16 by the input's type, INT8 by its type and range, or by the type that the ONNX file has."""
+    (folder / "table").write_bytes(TABLE)
+    cases: list[tuple[BuildOptions, bool, str]] = [(BuildOptions(precision="int8"), True, "INT8")]
+    if WEAK:
+        cases += [(BuildOptions(precision="fp16"), False, "HALF")]
+        cases += [(BuildOptions(precision="int8", table=folder / "table"), False, "INT8")]
+    for options, quantized, kind in cases:
+        world = World(folder, kinds="QUANTIZE DEQUANTIZE CONVOLUTION" if quantized else "CONVOLUTION")
+        image = ImageInput("float16") if kind == "HALF" else ImageInput("int8", 0.25)
+        world.quantized_image, world.layout = quantized, "HWC8" if kind == "HALF" else "CHW4"
+        built = world.build(replace(options, image=image))
+        assert world.image.dtype.name == kind and world.network.name.startswith("edgesparse image, scale ")
+        allowed = world.image.has["allowed_formats"]
+        known = {name for name, form in tensorrt.TensorFormat.__members__.items() if allowed >> int(form) & 1}
+        assert known == set(OFFERED[image.dtype])
+        ranges = world.image.called("set_dynamic_range")
+        assert ranges == ([(-31.75, 31.75)] if options.table else [])
+        word = "fp16:chw+hwc8" if kind == "HALF" else "int8:chw+chw4+chw32"
+        assert f"--inputIOFormats={word}" in built.command, built.command
+        assert built.image == f"{image.dtype} {world.layout}, used as it is"
+    plain = World(folder).build(BuildOptions())
+    assert plain.image == "" and "inputIOFormats" not in plain.command
 
 
 def check_limits(folder: Path) -> None:

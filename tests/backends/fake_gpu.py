@@ -329,5 +329,6 @@ def _arguments(function: int, pointers: Any) -> list[bytes]:
     return [ctypes.string_at(pointers[i], size) for i, size in enumerate(sizes)]
 
 
-KERNELS = [f"{kind}_{dtype}".encode() for kind in ("letterbox", "crop") for dtype in ("float32", "int8", "uint8")]
+IMAGE_TYPES = ("float32", "float16", "int8", "uint8", "float16x8", "int8x4", "int8x32")
+KERNELS = [f"{kind}_{dtype}".encode() for kind in ("letterbox", "crop") for dtype in IMAGE_TYPES]
 KERNELS += [b"compact_float32", b"maps_float32"]

@@ -13,6 +13,7 @@ from fake_gpu import Fake
 from numpy.typing import NDArray
 
 from edgesparse.backends.tensorrt.context import DTYPES
+from edgesparse.backends.tensorrt.image_format import LAYOUTS
 
 
 class TensorIOMode(Enum):
@@ -31,7 +32,7 @@ SMALL = {"images": ["INPUT", [2, 3], "FLOAT"], "boxes": ["OUTPUT", [2, 3], "HALF
 class Engine:
     def __init__(self, fake: Fake, settings: dict[str, Any]) -> None:
         self.fake, self.settings, self.tensors = fake, settings, settings["tensors"]
-        self.num_io_tensors = len(self.tensors)
+        self.num_io_tensors, self.name = len(self.tensors), settings.get("name", "")
         self.device_memory_size = settings.get("activations", 1000)
         self.released = False
         self.create_execution_context_without_device_memory = self._bare_context  # until release 11
@@ -49,7 +50,8 @@ class Engine:
         return SimpleNamespace(name=self.tensors[name][2])
 
     def get_tensor_format(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(name=self.settings.get("format", "LINEAR"))
+        is_input = self.tensors[name][0] == "INPUT"
+        return SimpleNamespace(name=self.settings.get("format", "LINEAR") if is_input else "LINEAR")
 
     def get_tensor_location(self, name: str) -> SimpleNamespace:
         return SimpleNamespace(name=self.settings.get("location", "DEVICE"))
@@ -107,6 +109,8 @@ class Context:
 
     def _view(self, name: str, addresses: dict[str, int]) -> NDArray[Any]:
         dtype, shape = np.dtype(DTYPES[self.engine.tensors[name][2]]), self.shapes[name]
+        if name == "images" and (channels := LAYOUTS[self.engine.settings.get("format", "LINEAR")]):
+            shape = (shape[0], *shape[2:], channels)
         size = int(np.prod(shape)) * dtype.itemsize
         memory = (ctypes.c_uint8 * size).from_address(addresses[name])
         return np.frombuffer(memoryview(memory), dtype).reshape(shape)

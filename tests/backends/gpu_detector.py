@@ -27,6 +27,7 @@ CODES = {"bgr": None, "rgb": cv2.COLOR_RGB2BGR, "nv12": cv2.COLOR_YUV2BGR_NV12, 
 def detector(
     fake: Fake, folder: Path, batch: int = 1, dtype: str = "FLOAT", head: str = "yolov8", **run: Any
 ) -> Detector:
+    """`run` may have `spec`, and `layout`: the name of the network and the format of its image (image_format.py)."""
     count = cells(SIZE)
     shape = [batch, 4 + len(CLASSES), count] if head == "yolov8" else [batch, count, 5 + len(CLASSES)]
     tensors: dict[str, Any] = {"images": ["INPUT", [batch, 3, *SIZE], dtype], "output0": ["OUTPUT", shape, "FLOAT"]}
@@ -44,7 +45,7 @@ def detector(
         if mode == "OUTPUT" and name not in fake.answers:
             fake.answers[name] = np.zeros(dims, np.float32)
     path = folder / "model.plan"
-    path.write_bytes(plan(tensors=tensors))
+    path.write_bytes(plan(tensors=tensors, **run.pop("layout", {})))
     spec = run.pop("spec", InputSpec(size=SIZE))
     runner = TensorRTRunner(tensorrt(fake), path)
     return Detector(runner, DetectorSpec(head=head, classes=CLASSES, input=spec), Run(**run))

@@ -94,19 +94,20 @@ extern "C" int launch(const char* name, const int* grid, void** given) {
     const Input* input = at<Input>(given, 0);
     const Images& images = *(const Images*)given[1];
     const Tap* taps = at<Tap>(given, 2);
-    if (!strcmp(name, "letterbox_float32"))
-        alone(grid, [&] { letterbox_float32(input, images, taps, at<float>(given, 3)); });
-    else if (!strcmp(name, "letterbox_int8"))
-        alone(grid, [&] { letterbox_int8(input, images, taps, at<int8_t>(given, 3)); });
-    else if (!strcmp(name, "letterbox_uint8"))
-        alone(grid, [&] { letterbox_uint8(input, images, taps, at<uint8_t>(given, 3)); });
-    else if (!strcmp(name, "crop_float32"))
-        alone(grid, [&] { crop_float32(input, images, taps, at<float>(given, 3)); });
-    else if (!strcmp(name, "crop_int8"))
-        alone(grid, [&] { crop_int8(input, images, taps, at<int8_t>(given, 3)); });
-    else if (!strcmp(name, "crop_uint8"))
-        alone(grid, [&] { crop_uint8(input, images, taps, at<uint8_t>(given, 3)); });
-    else if (!strcmp(name, "compact_float32"))
+#define RESIZED(TYPE, T)                                                                     \
+    if (!strcmp(name, "letterbox_" #TYPE))                                                   \
+        alone(grid, [&] { letterbox_##TYPE(input, images, taps, at<T>(given, 3)); });        \
+    else if (!strcmp(name, "crop_" #TYPE))                                                   \
+        alone(grid, [&] { crop_##TYPE(input, images, taps, at<T>(given, 3)); });             \
+    else
+    RESIZED(float32, float)
+    RESIZED(float16, __half)
+    RESIZED(int8, int8_t)
+    RESIZED(uint8, uint8_t)
+    RESIZED(float16x8, __half)
+    RESIZED(int8x4, int8_t)
+    RESIZED(int8x32, int8_t)
+    if (!strcmp(name, "compact_float32"))
         in_step(grid, [=] {
             compact_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Summary>(given, 3),
                             at<Record>(given, 4), at<float>(given, 5));

@@ -32,6 +32,8 @@ class Measured:
     def onnx(self, plan: CandidatePlan) -> Path:
         return Path("model.onnx")
 
+    def own_layout(self, plan: CandidatePlan) -> None: ...
+
     def run(self, job: BuildJob) -> JobResult[BuildResult]:
         self.outs.append(job.out.stem)
         spent = Spent(0, next(self.peaks) * MB, self.loaded * MB)

@@ -126,6 +126,29 @@ def test_int8_is_built_from_the_recipes_images(sparse_model: Path, labels: Path,
     }
 
 
+def test_engines_take_the_image_in_a_layout_of_their_own(sparse_model: Path, labels: Path, planned: Plan) -> None:
+    """INT8 with the scale of the table, or with that of the Q/DQ file's first quantizer, which is then left out."""
+    planned(image_layout=True)
+    names, images = ["fp32", "fp16", "int8-table", "int8-qdq", "int8-tensorrt"], {"images": str(labels.parent), "count": 3}
+    manifest = make(sparse_model, names, calibrate=images)
+    taken = {name: candidate.image for name, candidate in by_name(manifest).items()}
+    assert taken["fp32"] == taken["int8-tensorrt"] == "" and taken["fp16"] == "float16 1.000000 of model.onnx"
+    kinds = {name: taken[name].split() for name in ("int8-table", "int8-qdq")}
+    assert {kind[0] for kind in kinds.values()} == {"int8"} and kinds["int8-table"][1] == kinds["int8-qdq"][1]
+    assert kinds["int8-qdq"][3].endswith("-image.onnx") and not kinds["int8-table"][3].endswith("-image.onnx")
+    assert not any("take the image" in line for line in manifest.verdict)
+    manifest = make(sparse_model, names, calibrate=images, build={"image": "planes"})
+    assert {candidate.image for candidate in manifest.candidates} == {""}
+
+
+def test_without_such_a_layout_the_build_goes_on(model: Path, planned: Plan) -> None:
+    planned({"fp16": {"image_error": "no such format"}}, image_layout=True)
+    manifest = make(model, ["fp32", "fp16"])
+    assert by_name(manifest)["fp16"].image == "" and by_name(manifest)["fp16"].latency_ms
+    (line,) = [line for line in manifest.verdict if "take the image" in line]
+    assert line == "engines take the image as the model has it: otherwise fp16 fails: no such format"
+
+
 # A candidate that fails does not end the build
 
 

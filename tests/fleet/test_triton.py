@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import packages
@@ -48,7 +49,7 @@ def plan(**fields: Any) -> Any:
     )
     identity = {"tensorrt": "10.3.0", "gpu": "Orin (nvgpu)"}
     return packages.manifest(
-        backend="tensorrt", identity=identity, inputs=inputs, outputs=outputs, candidates=(CHOSEN,), **fields
+        backend="tensorrt", identity=identity, inputs=inputs, outputs=outputs, **{"candidates": (CHOSEN,), **fields}
     )
 
 
@@ -102,6 +103,13 @@ def test_a_plan_for_a_dla_core(proto: Any) -> None:
 @pytest.mark.parametrize("name", ['a "quoted" name', "back\\slash", "zähler", "new\nline", "# no comment"])
 def test_names_are_quoted(proto: Any, name: str) -> None:
     assert read(proto, triton.config(plan(model=name))).name == name
+
+
+def test_an_image_that_clients_cannot_write_is_refused(tmp_path: Path) -> None:
+    chosen = Candidate(name="fp16", precision="fp16", outcome="chosen", reason="", image="float16 HWC8, used as it is")
+    package: Any = SimpleNamespace(manifest=plan(candidates=(chosen,)))
+    with pytest.raises(DeployError, match=r"takes the image as float16 HWC8, .* set build.image: planes in the recipe"):
+        triton.export(package, tmp_path / "repository")
 
 
 def test_a_backend_that_triton_does_not_have_is_refused(tmp_path: Path) -> None:

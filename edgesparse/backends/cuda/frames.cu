@@ -9,21 +9,26 @@
 
 // Blocks of 32 x 8 threads; the grid covers the input with ROWS rows of pixels per thread and one layer per image.
 // Images are passed by value, which a graph's node can update. Reading them from host memory would stall every block.
-#define LETTERBOX(NAME, ANTIALIAS, T)                                                                                      \
+#define LETTERBOX(NAME, ANTIALIAS, T, CHANNELS)                                                               \
     extern "C" __global__ void __launch_bounds__(256) NAME(const Input* __restrict__ input,                      \
                                                            const Images images,                              \
                                                            const Tap* __restrict__ taps, T* __restrict__ out) { \
         const int x = blockIdx.x * 32 + threadIdx.x, y = blockIdx.y * 8 * ROWS + threadIdx.y;                   \
         _Pragma("unroll") for (int row = 0; row < ROWS; row++)                                                  \
-            letterbox<ANTIALIAS>(*input, images.of[blockIdx.z], taps, out, x, y + 8 * row, blockIdx.z);                     \
+            letterbox<ANTIALIAS, CHANNELS>(*input, images.of[blockIdx.z], taps, out, x, y + 8 * row, blockIdx.z); \
     }
+#define RESIZE(TYPE, T, CHANNELS)                    \
+    LETTERBOX(letterbox_##TYPE, false, T, CHANNELS) \
+    LETTERBOX(crop_##TYPE, true, T, CHANNELS)
 
-LETTERBOX(letterbox_float32, false, float)
-LETTERBOX(letterbox_int8, false, int8_t)
-LETTERBOX(letterbox_uint8, false, uint8_t)
-LETTERBOX(crop_float32, true, float)
-LETTERBOX(crop_int8, true, int8_t)
-LETTERBOX(crop_uint8, true, uint8_t)
+RESIZE(float32, float, 0)
+RESIZE(float16, __half, 0)
+RESIZE(int8, int8_t, 0)
+RESIZE(uint8, uint8_t, 0)
+// Channels of a pixel together, as TensorRT's HWC8, CHW4 and CHW32 have them (image_format.py).
+RESIZE(float16x8, __half, 8)
+RESIZE(int8x4, int8_t, 4)
+RESIZE(int8x32, int8_t, 32)
 
 template <class T, bool MAPS>
 DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* summaries, Record* out, float* details) {
@@ -76,8 +81,6 @@ COMPACT(compact_float32, float, false)
 COMPACT(maps_float32, float, true)
 
 #ifdef __CUDACC__
-LETTERBOX(letterbox_float16, false, __half)
-LETTERBOX(crop_float16, true, __half)
 COMPACT(compact_float16, __half, false)
 COMPACT(maps_float16, __half, true)
 #endif

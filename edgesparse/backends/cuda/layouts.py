@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
-from edgesparse.backends.frames import LEVELS, PIXELS, FramePlan, Place, Plane
+from edgesparse.backends.frames import LEVELS, MOST_IMAGES, PIXELS, FramePlan, Place, Plane
 from edgesparse.config import InputSpec
 
 Row = NDArray[Any]
@@ -52,8 +52,8 @@ _SURE = 16.0
 """A logit whose sigmoid is 1 in float32, nearly."""
 _MARGIN = 0.01
 """How far below a threshold a logit may be and still be compared as a confidence: more than rounding."""
-IMAGES = 64
-"""Most images per launch, as in letterbox.cuh."""
+IMAGES = MOST_IMAGES
+"""As in letterbox.cuh."""
 
 
 _BYTES = {"bgr": 3, "rgb": 3, "nv12": 1, "yuyv": 2}
@@ -84,12 +84,12 @@ def taps(source: int, target: int, columns: bool) -> NDArray[Any]:
     return pairs
 
 
-def input_of(spec: InputSpec) -> Row:
-    """The input's structure: (pixel * scale - mean) / std as one product and one sum."""
+def input_of(spec: InputSpec, step: float = 1.0) -> Row:
+    """The input's structure: (pixel * scale - mean) / std, in units of `step`, as one product and one sum."""
     row = np.zeros(1, INPUT)
     row["height"], row["width"] = spec.size
     row["swap"], row["pad"] = spec.colour == "rgb", spec.pad
-    std = np.array(spec.std, np.float64)
+    std = np.array(spec.std, np.float64) * step
     row["scale"], row["shift"] = spec.scale / std, -np.array(spec.mean, np.float64) / std
     return row
 

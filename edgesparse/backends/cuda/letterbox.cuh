@@ -179,14 +179,32 @@ DEVICE void put(float* at, int value, float scale, float shift) { *at = __fmaf_r
 DEVICE void put(int8_t* at, int value, float scale, float shift) {
     *at = (int8_t)most(-128, least(127, (int)rintf(__fmaf_rn((float)value, scale, shift))));
 }
-#ifdef __CUDACC__
 DEVICE void put(__half* at, int value, float scale, float shift) {
     *at = __float2half_rn(__fmaf_rn((float)value, scale, shift));
 }
-#endif
 
-// One pixel of the network's input, N x 3 x height x width.
-template <bool ANTIALIAS, class T>
+struct alignas(16) Quad {
+    uint32_t words[4];
+};
+
+// A pixel's three values, and zeros up to CHANNELS, in words of 4 or 16 bytes.
+template <int CHANNELS, class T> DEVICE void put_together(T* at, Pixel pixel, const Input& input) {
+    T values[4] = {};
+    put(values, pixel.blue, input.scale[0], input.shift[0]);
+    put(values + 1, pixel.green, input.scale[1], input.shift[1]);
+    put(values + 2, pixel.red, input.scale[2], input.shift[2]);
+    Quad quad = {};
+    memcpy(&quad, values, sizeof values);
+    if constexpr (CHANNELS * sizeof(T) == 4) {
+        *(uint32_t*)at = quad.words[0];
+    } else {
+        *(Quad*)at = quad;
+        if constexpr (CHANNELS * sizeof(T) == 32) ((Quad*)at)[1] = {};
+    }
+}
+
+// One pixel of the network's input: N x 3 x height x width, or N x height x width x CHANNELS.
+template <bool ANTIALIAS, int CHANNELS, class T>
 DEVICE void letterbox(const Input& input, const Image& p, const Tap* __restrict__ taps, T* __restrict__ out, int x,
                       int y, int image) {
     if (x >= input.width || y >= input.height) return;
@@ -196,8 +214,13 @@ DEVICE void letterbox(const Input& input, const Image& p, const Tap* __restrict_
         found = ANTIALIAS ? antialiased_at(p, row, column) : pixel_at(p, taps, row, column);
     if (input.swap) found = {found.red, found.green, found.blue};
     const size_t plane = (size_t)input.height * input.width;
-    T* at = out + 3 * plane * image + (size_t)y * input.width + x;
-    put(at, found.blue, input.scale[0], input.shift[0]);
-    put(at + plane, found.green, input.scale[1], input.shift[1]);
-    put(at + 2 * plane, found.red, input.scale[2], input.shift[2]);
+    const size_t pixel = (size_t)y * input.width + x;
+    if constexpr (CHANNELS) {
+        put_together<CHANNELS>(out + CHANNELS * (plane * image + pixel), found, input);
+    } else {
+        T* at = out + 3 * plane * image + pixel;
+        put(at, found.blue, input.scale[0], input.shift[0]);
+        put(at + plane, found.green, input.scale[1], input.shift[1]);
+        put(at + 2 * plane, found.red, input.scale[2], input.shift[2]);
+    }
 }

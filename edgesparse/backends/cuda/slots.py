@@ -6,7 +6,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.base import TensorSpec
+from edgesparse.backends.cuda.formats import ImageFormat
 from edgesparse.backends.cuda.gpu import Gpu
 from edgesparse.backends.cuda.graph import Graph
 from edgesparse.backends.cuda.images import Image
@@ -45,7 +46,8 @@ _log = logging.getLogger(__name__)
 class Engine:
     """What a slot runs. `enqueue` puts it on the stream with its tensors at the given addresses on the GPU.
 
-    `plain`: why it cannot be captured in a graph, if that is known.
+    `inputs`, `outputs`: as they are in memory. `plain`: why it cannot be captured in a graph, if that is known.
+    `formats`: how it takes an image that is not N x 3 x H x W of the values themselves, by input.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Engine:
     stream: Any
     enqueue: Callable[[Mapping[str, int]], None]
     plain: str = ""
+    formats: Mapping[str, ImageFormat] = field(default_factory=dict)
 
 
 class CudaSlot(Slot):
@@ -80,7 +83,8 @@ class CudaSlot(Slot):
         specs, plan = (*self._engine.inputs, *self._engine.outputs), self._plan
         self._tensors = {spec.name: self._memory(_bytes(spec)) for spec in specs}
         image = next(spec for spec in self._engine.inputs if spec.name == plan.image)
-        self.batch, self._size, self._dtype = image.shape[0], plan.spec.size, image.dtype
+        self._format = self._engine.formats.get(plan.image) or ImageFormat(image.dtype)
+        self.batch, self._size = image.shape[0], plan.spec.size
         self._compact: Launch | None = None
         self._done, self._images = self._gpu.event(), [Image(self._gpu) for _ in range(self.batch)]
         self._places: list[Place | None] = [None] * self.batch
@@ -89,7 +93,7 @@ class CudaSlot(Slot):
         self._crops = plan.spec.letterbox == "crop"
         self._taps = self._gpu.host((self.batch * sum(self._size),), TAP)
         self._device_taps = self._memory(self._taps.nbytes)
-        self._settings = self._constant(input_of(plan.spec))
+        self._settings = self._constant(input_of(plan.spec, self._format.scale))
         for name, values in plan.fixed:
             spec = next(spec for spec in self._engine.inputs if spec.name == name)
             whole = np.ascontiguousarray(values, spec.dtype)
@@ -170,7 +174,7 @@ class CudaSlot(Slot):
             self._device_taps,
             self._tensors[self._plan.image],
         ]
-        name = f"{'crop' if self._crops else 'letterbox'}_{self._dtype}"
+        name = f"{'crop' if self._crops else 'letterbox'}_{self._format.kernel}"
         letterbox = Launch(self._kernels, name, grid, (32, 8, 1), arguments)
         steps = partial(self._steps, letterbox)
         steps()  # TensorRT's work on the first run cannot be captured

@@ -11,7 +11,8 @@ from edgesparse.backends.base import LOADED, BuildOptions, BuildResult, EngineLa
 from edgesparse.backends.tensorrt.cache import TimingCache
 from edgesparse.backends.tensorrt.command import command
 from edgesparse.backends.tensorrt.config import configure
-from edgesparse.backends.tensorrt.inspect import layers, read_plan
+from edgesparse.backends.tensorrt.image_format import described, offer
+from edgesparse.backends.tensorrt.inspect import information, parse as parse_layers, read_plan
 from edgesparse.backends.tensorrt.log import BuildLog, log_file
 from edgesparse.backends.tensorrt.network import Session, dense_because, lowest, parse, start_session
 from edgesparse.backends.tensorrt.progress import heartbeat
@@ -41,10 +42,11 @@ def build(trt: Any, onnx: Path, out: Path, options: BuildOptions, sm: str, progr
         write(plan, out)
         del plan
         engine_layers: tuple[EngineLayer, ...] = ()
-        memory = 0
+        memory, image = 0, ""
         if sm:
             opened = read_plan(trt, out, options.dla)
-            engine_layers, memory = layers(trt, opened.engine, log.placed), opened.device_memory
+            text, memory = information(trt, opened.engine), opened.device_memory
+            engine_layers, image = parse_layers(text, log.placed), described(opened.engine, text)
     finally:
         log.close()
     return BuildResult(
@@ -58,6 +60,7 @@ def build(trt: Any, onnx: Path, out: Path, options: BuildOptions, sm: str, progr
         warnings=(*cache.warnings, *readable(log.warnings)),
         command=parsed.command,
         device_memory=memory,
+        image=image,
     )
 
 
@@ -76,6 +79,8 @@ def _compile(
     session = start_session(trt, log)
     progress(LOADED, 0, 0)
     parse(session, onnx)
+    if options.image is not None:
+        offer(session, options.image)
     parsed = ParsedNetwork(
         lowest(session, options), command(trt, onnx, out, options, session.inputs, session.quantized)
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesparse.backends.base import BuildOptions, Limits
+from edgesparse.backends.tensorrt.image_format import OFFERED
 
 LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 
@@ -31,6 +32,9 @@ def command(
         for word, batch in zip(("min", "opt", "max"), options.profile, strict=True):
             shapes = (f"{name}:{'x'.join(map(str, (batch, *shape[1:])))}" for name, shape in opened.items())
             parts.append(f"--{word}Shapes={','.join(shapes)}")
+    if options.image is not None:
+        layouts = "+".join(name.lower().replace("linear", "chw") for name in OFFERED[options.image.dtype])
+        parts.append(f"--inputIOFormats={options.image.dtype.replace('float', 'fp')}:{layouts}")
     parts += ["--profilingVerbosity=detailed"] if options.detailed else []
     return shlex.join([*parts, "--useCudaGraph", "--noDataTransfers"])
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from edgesparse.backends.cuda.formats import ImageFormat
 from edgesparse.backends.cuda.gpu import Gpu, gpu
 from edgesparse.backends.tensorrt.inspect import Plan
 from edgesparse.errors import BuildError, MemoryBudgetExceeded
@@ -94,8 +95,13 @@ def require_memory(name: str, needed: Mapping[str, int], free: int) -> None:
         )
 
 
-def dtype_of(engine: Any, name: str) -> str:
-    """NumPy's name of a tensor's type. Raises BuildError for types and layouts that NumPy lacks."""
+def dtype_of(engine: Any, name: str, formats: Mapping[str, ImageFormat]) -> str:
+    """NumPy's name of a tensor's type for the caller: FP32 for those in `formats`, which are packed from it.
+
+    Raises BuildError for types and layouts that NumPy lacks.
+    """
+    if name in formats:
+        return "float32"
     dtype, layout = engine.get_tensor_dtype(name).name, engine.get_tensor_format(name).name
     if dtype not in DTYPES:
         raise BuildError(f"{name} is {dtype}: needed one of {', '.join(DTYPES)}: convert it in the model")

@@ -57,6 +57,15 @@ class TensorRTBackend(Backend):
 
         return strongly_typed(_import())
 
+    def chooses_image_layout(self) -> bool:
+        """Where the frame path's kernels can be compiled: without them, the CPU would have to write that layout."""
+        from edgesparse.backends.cuda.kernels import nvcc
+
+        try:
+            return bool(nvcc())
+        except BackendUnavailable:
+            return False
+
     def build(self, onnx: Path, out: Path, options: BuildOptions, progress: Progress = quiet) -> BuildResult:
         """For INT8 from images, the calibration table is stored next to `out` with the suffix .calibration."""
         from edgesparse.backends.tensorrt import build
@@ -79,7 +88,7 @@ class TensorRTBackend(Backend):
 
         self._require()
         trt = _import()
-        return inspect.layers(trt, inspect.read_plan(trt, path).engine)
+        return inspect.parse(inspect.information(trt, inspect.read_plan(trt, path).engine))
 
     def identity(self) -> dict[str, str]:
         """A plan runs only on the GPU it was built for, with the release that built it."""

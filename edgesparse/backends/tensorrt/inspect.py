@@ -72,10 +72,9 @@ def device_memory(engine: Any) -> int:
     return int(engine.device_memory_size if size is None else size)
 
 
-def layers(trt: Any, engine: Any, placed: Mapping[str, str] | None = None) -> tuple[EngineLayer, ...]:
-    """The layers of an engine. Kernels have names only in plans that were built with details."""
-    inspector = engine.create_engine_inspector()
-    return parse(inspector.get_engine_information(trt.LayerInformationFormat.JSON), placed or {})
+def information(trt: Any, engine: Any) -> str:
+    """The engine inspector's JSON. Kernels have names only in plans that were built with details."""
+    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def parse(text: str, placed: Mapping[str, str] | None = None) -> tuple[EngineLayer, ...]:

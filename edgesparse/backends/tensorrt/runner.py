@@ -19,6 +19,7 @@ from edgesparse.backends.cuda.kernels import kernels
 from edgesparse.backends.cuda.layouts import IMAGES
 from edgesparse.backends.cuda.slots import CudaSlot, Engine
 from edgesparse.backends.frames import FramePlan, Slot
+from edgesparse.backends.tensorrt import image_format
 from edgesparse.backends.tensorrt.context import (
     Scratch,
     dtype_of,
@@ -76,14 +77,20 @@ class TensorRTRunner(Runner):
         engine = plan.engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self._shapes = {name: static_shape(engine, name, batch) for name in names}
-        needed = sum(_bytes(TensorSpec(name, self._shapes[name], dtype_of(engine, name))) for name in names)
+        self._formats = formats = image_format.read(engine)
+        specs = [TensorSpec(name, self._shapes[name], dtype_of(engine, name, formats)) for name in names]
+        needed = sum(_bytes(self._stored(spec)) for spec in specs)
         require_memory(str(path), {"activations": plan.device_memory, "inputs and outputs": needed}, gpu.free())
         context = self._context()
-        specs = [TensorSpec(name, run_shape(context, name), dtype_of(engine, name)) for name in names]
+        specs = [TensorSpec(spec.name, run_shape(context, spec.name), spec.dtype) for spec in specs]
         inputs = [name for name in names if engine.get_tensor_mode(name).name == "INPUT"]
         self.inputs = tuple(spec for spec in specs if spec.name in inputs)
         self.outputs = tuple(spec for spec in specs if spec.name not in inputs)
         held["stream"], held["events"] = gpu.stream(), (gpu.event(), gpu.event())
+
+    def _stored(self, spec: TensorSpec) -> TensorSpec:
+        """The tensor as the engine has it in memory."""
+        return self._formats[spec.name].stored(spec) if spec.name in self._formats else spec
 
     def _context(self) -> Any:
         """Create another context with the static shapes set."""
@@ -110,7 +117,7 @@ class TensorRTRunner(Runner):
         engine runs another. On an integrated GPU, with open shapes or with shared scratch memory, slots share context
         and stream, and only the CPU's work overlaps.
         """
-        image = next(spec for spec in self.inputs if spec.name == plan.image)
+        image = self._stored(next(spec for spec in self.inputs if spec.name == plan.image))
         try:
             if image.dtype not in ("float32", "float16", "int8", "uint8"):
                 raise BackendUnavailable(f"its input is {image.dtype}")
@@ -150,7 +157,8 @@ class TensorRTRunner(Runner):
             self._set_addresses(context, addresses)
             self._execute(context, stream)
 
-        return Engine(self._name, self.inputs, self.outputs, stream, enqueue, self.plain)
+        inputs = tuple(map(self._stored, self.inputs))
+        return Engine(self._name, inputs, self.outputs, stream, enqueue, self.plain, self._formats)
 
     def _set_addresses(self, context: Any, addresses: Mapping[str, int]) -> None:
         for name, address in addresses.items():
@@ -168,8 +176,8 @@ class TensorRTRunner(Runner):
     def _bind(self, buffers: Mapping[str, NDArray[Any]]) -> None:
         with self._gpu.errors_of(f"binding buffers of {self._name}"):
             self._unbind()
-            specs, gpu = (*self.inputs, *self.outputs), self._gpu
-            pinned = {spec.name: self._pinned(buffers[spec.name]) for spec in specs}
+            specs, gpu = tuple(map(self._stored, (*self.inputs, *self.outputs))), self._gpu
+            pinned = {spec.name: self._pinned(buffers[spec.name], spec) for spec in specs}
             memory = self._held["memory"] = {} if gpu.integrated else {s.name: gpu.memory(_bytes(s)) for s in specs}
             self._addresses = {
                 name: int(memory[name]) if memory else self._mapped(array) for name, array in pinned.items()
@@ -178,16 +186,23 @@ class TensorRTRunner(Runner):
             self._to_gpu, self._from_gpu = copied[: len(self.inputs)], copied[len(self.inputs) :]
             staged = [spec.name for spec in specs if pinned[spec.name] is not buffers[spec.name]]
             inputs = {spec.name for spec in self.inputs}
-            self._before = [(pinned[name], buffers[name]) for name in staged if name in inputs]
+            self._before = [self._staging(name, buffers[name], pinned[name]) for name in staged if name in inputs]
             self._after = [(buffers[name], pinned[name]) for name in staged if name not in inputs]
             self.buffers = dict(buffers)
             self._steps()  # TensorRT's work on the first run cannot be captured
             self._held["stream"].synchronize()
             self._run = self._graph(self._steps)
 
-    def _pinned(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The array itself if it is page-locked, else page-locked memory to copy it through."""
-        return array if self._gpu.pinned(array) is not None else self._gpu.host(array.shape, array.dtype.name)
+    def _pinned(self, array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+        """The array itself if it is page-locked and as the engine needs it, else page-locked memory to copy it through.
+        """
+        same = spec.name not in self._formats and self._gpu.pinned(array) is not None
+        return array if same else self._gpu.host(spec.shape, spec.dtype)
+
+    def _staging(self, name: str, buffer: NDArray[Any], pinned: NDArray[Any]) -> Callable[[], None]:
+        if name in self._formats:
+            return partial(self._formats[name].pack, buffer, pinned)
+        return partial(np.copyto, pinned, buffer)
 
     def _mapped(self, array: NDArray[Any]) -> int:
         pinned = self._gpu.pinned(array)
@@ -195,8 +210,8 @@ class TensorRTRunner(Runner):
         return pinned.address
 
     def infer(self) -> None:
-        for pinned, buffer in self._before:
-            np.copyto(pinned, buffer)
+        for copy in self._before:
+            copy()
         with self._gpu.errors_of(f"running {self._name}"):
             self._run()
             self._held["stream"].synchronize()
