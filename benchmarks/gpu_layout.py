@@ -52,7 +52,8 @@ def layout(name: str, precision: str, work: Path) -> dict[str, Any]:
 
 def _built(name: str, precision: str, form: str, work: Path) -> tuple[Net, str]:
     """The engine, and how it takes the image."""
-    of, path, note = net(name, work), work / f"{name}-{precision}-{form}.engine", work / f"{name}-{precision}-{form}.txt"
+    of, path = net(name, work), work / f"{name}-{precision}-{form}.engine"
+    note = path.with_suffix(".txt")
     if not path.exists():
         onnx = relu_blocks(work / f"{name}-1.onnx", name, 1)
         onnx = with_qdq(onnx, work / f"{name}-qdq.onnx") if precision == "int8" else onnx

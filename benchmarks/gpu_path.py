@@ -9,8 +9,9 @@ page-locked memory, interleaved in one process with the same path with NMS on th
 engine's graph alone, copies of a whole frame and of only the rows that are read, and the usual script (OpenCV
 letterbox, pageable copies, whole output copied back, NumPy decode); allocations after the first frames; a frame with 4
 and 9 tiles, in one run of the engine and image by image; 1, 4 and 16 cameras on a small network, batched and
-unbatched; and, only if named, engines that take the image in a layout of their own against FP32 planes. Each part's result is printed and added to FOLDER/gpu_path.json as soon as it is available; --save sets that
-folder to benchmarks/results.
+unbatched; and, only if named, engines that take the image in a layout of their own against FP32 planes. Each part's
+result is printed and added to FOLDER/gpu_path.json as soon as it is available; --save sets that folder to
+benchmarks/results.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ PARTS = (
     *(f"build {name}" for name in ("parts 1", "relu 1", "small 1", "small 4", "small 5", "small 10", "small 16")),
     *("kernel", "path relu", "path parts", "allocations", "tiles", "cameras"),
 )
-LIMITS = {"build": 170.0, "kernel": 60.0, "path": 110.0, "allocations": 30.0, "tiles": 40.0, "cameras": 60.0, "layout": 400.0}
+LIMITS = {"build": 170.0, "kernel": 60.0, "path": 110.0, "allocations": 30.0, "tiles": 40.0, "cameras": 60.0}
+LIMITS["layout"] = 400.0
 """Time limit per part, in seconds."""
 LAYOUTS = tuple(f"layout {name} {precision}" for name in ("small", "relu") for precision in ("fp16", "int8"))
 """Parts that build two engines each, and run only if they are named."""

@@ -42,11 +42,12 @@ class NullBackend(Backend):
     run when they are collected, and fail if a frame has been overwritten before that.
 
     Builds follow the JSON file in the environment variable EDGESPARSE_NULL: such an engine with `ways` (the kinds of
-    precision it has), `dense_because`, `image_layout` (whether it chooses one), and `builds`, a mapping by candidate (`fp16-2:4`) whose entries override the
-    engine's. `eligible` and `picked` are the layers in the build's log, `kernels` those that run sparse. `megabytes`
-    is the memory that a build takes, or less under a smaller workspace limit, which marks it degraded;
-    `most_megabytes` is the amount at which it is killed. `crash` is a signal that ends the build, `hang` its duration
-    in seconds, `error` what it raises, `image_error` what it raises for an image in a layout of its own.
+    precision it has), `dense_because`, `image_layout` (whether it chooses one), and `builds`, a mapping by candidate
+    (`fp16-2:4`) whose entries override the engine's. `eligible` and `picked` are the layers in the build's log,
+    `kernels` those that run sparse. `megabytes` is the memory that a build takes, or less under a smaller workspace
+    limit, which marks it degraded; `most_megabytes` is the amount at which it is killed. `crash` is a signal that ends
+    the build, `hang` its duration in seconds, `error` what it raises, `image_error` what it raises for an image in a
+    layout of its own.
     """
 
     name = "null"

@@ -98,13 +98,16 @@ class CandidateBuilder:
             own = self._files.own_layout(plan) if self._own_layout else None
         except EdgeSparseError as error:
             return attempt.end("failed", str(error))
-        if own is not None:
-            first = self._build_and_try(Attempt(plan), own[0], replace(options, image=own[1]))
-            if first.outcome != "failed" or first.short:
-                return first
+        if own is None:
+            return self._build_and_try(attempt, onnx, options)
+        first = self._build_and_try(attempt, own[0], replace(options, image=own[1]))
+        if first.outcome != "failed" or first.short:
+            return first
+        second = self._build_and_try(Attempt(plan), onnx, options)
+        if second.runs:
             self._own_layout = False
             self.notes = (f"engines take the image as the model has it: otherwise {plan.name} fails: {first.reason}",)
-        return self._build_and_try(attempt, onnx, options)
+        return second
 
     def _build_and_try(self, attempt: Attempt, onnx: Path, options: BuildOptions) -> Attempt:
         plan = attempt.plan

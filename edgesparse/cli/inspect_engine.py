@@ -94,4 +94,5 @@ def _package(path: Path) -> EngineInspection:
     if chosen is None or not chosen.layers:
         return EngineInspection(name, (), remarks=(f"{name}: {manifest.backend} does not report which kernels run",))
     layers = tuple(EngineLayer(**layer.model_dump()) for layer in chosen.layers)
-    return EngineInspection(f"{name} {chosen.name}", layers, chosen.eligible, manifest.verdict)
+    image = (f"the image is {chosen.image}",) if chosen.image else ()
+    return EngineInspection(f"{name} {chosen.name}", layers, chosen.eligible, (*image, *manifest.verdict))

@@ -27,7 +27,8 @@ TYPES = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"
 def export(package: Package, folder: Path, force: bool = False) -> Path:
     """Write the repository of a verified package. Returns the model's folder, which is created atomically.
 
-    Raises DeployError for a backend that Triton does not have or an image that clients cannot write, ConfigError if the model exists and `force` is not set.
+    Raises DeployError for a backend that Triton does not have or an image that clients cannot write, ConfigError if the
+    model exists and `force` is not set.
     """
     manifest = package.manifest
     if manifest.backend not in PLATFORMS:

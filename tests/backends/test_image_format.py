@@ -101,3 +101,4 @@ def test_copies_as_the_inspector_tells_them() -> None:
     text = (DATA / "trt-8.5.3-int8-2to4.json").read_text()
     assert copied_tensors(text) == {"x"}
     assert copied_tensors(text.replace('"Reformat"', '"NoOp"')) == set()
+    assert copied_tensors('{"Layers": ["conv0 + relu0"]}') is None

@@ -129,7 +129,10 @@ def test_int8_is_built_from_the_recipes_images(sparse_model: Path, labels: Path,
 def test_engines_take_the_image_in_a_layout_of_their_own(sparse_model: Path, labels: Path, planned: Plan) -> None:
     """INT8 with the scale of the table, or with that of the Q/DQ file's first quantizer, which is then left out."""
     planned(image_layout=True)
-    names, images = ["fp32", "fp16", "int8-table", "int8-qdq", "int8-tensorrt"], {"images": str(labels.parent), "count": 3}
+    names, images = (
+        ["fp32", "fp16", "int8-table", "int8-qdq", "int8-tensorrt"],
+        {"images": str(labels.parent), "count": 3},
+    )
     manifest = make(sparse_model, names, calibrate=images)
     taken = {name: candidate.image for name, candidate in by_name(manifest).items()}
     assert taken["fp32"] == taken["int8-tensorrt"] == "" and taken["fp16"] == "float16 1.000000 of model.onnx"

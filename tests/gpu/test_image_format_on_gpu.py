@@ -36,7 +36,8 @@ def deeper(path: Path, batch: int) -> Path:
     for tensor in model.graph.initializer:
         if tensor.name in ("w8", "w16", "w32"):
             weight = np.repeat(numpy_helper.to_array(tensor), 6, axis=1)[:, :16] / 2.3
-            tensor.CopyFrom(numpy_helper.from_array(weight * rng.choice(np.array([-1, 1], np.float32), weight.shape), tensor.name))
+            weight *= rng.choice(np.array([-1, 1], np.float32), weight.shape)
+            tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
     nodes += model.graph.node
     del model.graph.node[:]
     model.graph.node.extend(nodes)

@@ -13,9 +13,9 @@ from edgesparse.backends.base import TensorSpec
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """An engine's image input. `dtype`: float32, float16, int8 or uint8. `channels`: a pixel's values are adjacent, with
-    zeros behind the three colors, so that there are so many; 0: one plane per color. `scale`: of INT8, the value of one
-    step; 1 if the values themselves are INT8.
+    """An engine's image input. `dtype`: float32, float16, int8 or uint8. `channels`: how many adjacent values a pixel
+    has, zeros behind its three colors included; 0: one plane per color. `scale`: of INT8, the value of one step; 1 if
+    the values themselves are INT8.
     """
 
     dtype: str

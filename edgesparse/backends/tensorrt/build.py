@@ -12,7 +12,8 @@ from edgesparse.backends.tensorrt.cache import TimingCache
 from edgesparse.backends.tensorrt.command import command
 from edgesparse.backends.tensorrt.config import configure
 from edgesparse.backends.tensorrt.image_format import described, offer
-from edgesparse.backends.tensorrt.inspect import information, parse as parse_layers, read_plan
+from edgesparse.backends.tensorrt.inspect import information, read_plan
+from edgesparse.backends.tensorrt.inspect import parse as parse_layers
 from edgesparse.backends.tensorrt.log import BuildLog, log_file
 from edgesparse.backends.tensorrt.network import Session, dense_because, lowest, parse, start_session
 from edgesparse.backends.tensorrt.progress import heartbeat

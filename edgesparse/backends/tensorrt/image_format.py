@@ -66,13 +66,17 @@ def described(engine: Any, information: str) -> str:
     """
     for name, image in read(engine).items():
         layout = next(layout for layout, channels in LAYOUTS.items() if channels == image.channels)
-        copied = name in copied_tensors(information)
-        return f"{image.dtype} {layout}, {'copied into another' if copied else 'used as it is'}"
+        copied = copied_tensors(information)
+        if copied is None:
+            return f"{image.dtype} {layout}"
+        return f"{image.dtype} {layout}, {'copied into another' if name in copied else 'used as it is'}"
     return ""
 
 
-def copied_tensors(information: str) -> set[str]:
-    """The tensors that an engine's layers read only to copy them into another type or layout."""
-    layers = [layer for layer in json.loads(information, strict=False)["Layers"] if isinstance(layer, dict)]
+def copied_tensors(information: str) -> set[str] | None:
+    """The tensors that an engine's layers read only to copy them into another type or layout; None without details."""
+    layers = json.loads(information, strict=False)["Layers"]
+    if not all(isinstance(layer, dict) for layer in layers):
+        return None
     copies = [layer for layer in layers if layer.get("LayerType") == "Reformat"]
     return {str(tensor.get("Name")) for layer in copies for tensor in layer.get("Inputs", ())}
