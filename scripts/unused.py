@@ -35,7 +35,7 @@ ALLOWED = {
     "set on an object of another library, which reads it": (
         "graph_optimization_level optimized_model_filepath intra_op_num_threads inter_op_num_threads "
         "log_severity_level profiling_verbosity int8_calibrator default_device_type DLA_core "
-        "avg_timing_iterations min_timing_iterations dynamic_range "
+        "avg_timing_iterations min_timing_iterations dynamic_range allowed_formats "
         "dim_param pts connect_timeout on_connect on_publish on_message on_subscribe force_exit should_exit "
         "benchmark _create_connection"
     ),

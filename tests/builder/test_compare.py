@@ -127,21 +127,34 @@ def test_int8_is_built_from_the_recipes_images(sparse_model: Path, labels: Path,
 
 
 def test_engines_take_the_image_in_a_layout_of_their_own(sparse_model: Path, labels: Path, planned: Plan) -> None:
-    """INT8 with the scale of the table, or with that of the Q/DQ file's first quantizer, which is then left out."""
+    """INT8 with the table's scale; FP16 where the Q/DQ file does not quantize the image."""
     planned(image_layout=True)
-    names, images = (
-        ["fp32", "fp16", "int8-table", "int8-qdq", "int8-tensorrt"],
-        {"images": str(labels.parent), "count": 3},
-    )
+    names = ["fp32", "fp16", "int8-table", "int8-qdq", "int8-tensorrt"]
+    images = {"images": str(labels.parent), "count": 3}
     manifest = make(sparse_model, names, calibrate=images)
     taken = {name: candidate.image for name, candidate in by_name(manifest).items()}
-    assert taken["fp32"] == taken["int8-tensorrt"] == "" and taken["fp16"] == "float16 1.000000 of model.onnx"
-    kinds = {name: taken[name].split() for name in ("int8-table", "int8-qdq")}
-    assert {kind[0] for kind in kinds.values()} == {"int8"} and kinds["int8-table"][1] == kinds["int8-qdq"][1]
-    assert kinds["int8-qdq"][3].endswith("-image.onnx") and not kinds["int8-table"][3].endswith("-image.onnx")
+    table = taken.pop("int8-table")
+    assert table.startswith("int8 0.0") and table.endswith(" of even.onnx")
+    fp16 = "float16 1.000000 of "
+    assert taken == {"fp32": "", "fp16": f"{fp16}model.onnx", "int8-qdq": f"{fp16}fuse.onnx", "int8-tensorrt": ""}
     assert not any("take the image" in line for line in manifest.verdict)
-    manifest = make(sparse_model, names, calibrate=images, build={"image": "planes"})
+    manifest = make(sparse_model, names[:2], build={"image": "planes"})
     assert {candidate.image for candidate in manifest.candidates} == {""}
+
+
+def test_the_step_that_quantizes_the_image_is_left_out(model: Path, planned: Plan) -> None:
+    changed = onnx.load(str(model))
+    for node in changed.graph.node:
+        node.input[:] = ["image_dq" if name == "images" else name for name in node.input]
+    scale = (numpy_helper.from_array(np.float32(1 / 127), "scale"), numpy_helper.from_array(np.int8(0), "zero"))
+    changed.graph.initializer.extend(scale)
+    for i, (kind, read, written) in enumerate(
+        [("Quantize", "images", "image_q"), ("Dequantize", "image_q", "image_dq")]
+    ):
+        changed.graph.node.insert(i, helper.make_node(f"{kind}Linear", [read, "scale", "zero"], [written], written))
+    onnx.save(changed, str(model))
+    planned(image_layout=True)
+    assert by_name(make(model, ["int8-qdq"]))["int8-qdq"].image == "int8 0.007874 of prepared-image.onnx"
 
 
 def test_without_such_a_layout_the_build_goes_on(model: Path, planned: Plan) -> None:
