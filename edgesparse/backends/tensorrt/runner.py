@@ -194,7 +194,7 @@ class TensorRTRunner(Runner):
             self._run = self._graph(self._steps)
 
     def _pinned(self, array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
-        """The array itself if it is page-locked and as the engine needs it, else page-locked memory to copy it through."""
+        """The array itself if it is page-locked and as the engine needs it, else memory to copy it through."""
         same = spec.name not in self._formats and self._gpu.pinned(array) is not None
         return array if same else self._gpu.host(spec.shape, spec.dtype)
 
