@@ -44,7 +44,7 @@ def layout(name: str, precision: str, work: Path) -> dict[str, Any]:
             "path_ms": {form: milliseconds(values) for form, values in timed.ns.items()},
             "graph_ms": {form: graph_alone(detector) for form, detector in detectors.items()},
             "copies_among_layers": {form: _copies(of.path) for form, (of, _) in built.items()},
-            "image": {form: said for form, (_, said) in built.items()},
+            "image": {form: image_layout for form, (_, image_layout) in built.items()},
             "boxes": {form: [len(detector(shot)) for shot in shots] for form, detector in detectors.items()},
             "worst_difference": _difference(*(detectors[form] for form in FORMS)),
         }
@@ -72,11 +72,11 @@ def _copies(path: Path) -> str:
     return f"{sum(layer.kernel == 'Reformat' for layer in layers)} of {len(layers)}"
 
 
-def _difference(one: Any, other: Any) -> dict[str, float]:
+def _difference(first: Any, second: Any) -> dict[str, float]:
     """The largest difference in pixels and confidence between boxes that both find at the same place of the list."""
     pixels, confidence = 0.0, 0.0
     for seed in range(SHOTS):
-        a, b = one(image(seed)), other(image(seed))
+        a, b = first(image(seed)), second(image(seed))
         for box, score in zip(a.xyxy, a.confidence, strict=True):
             far = np.abs(b.xyxy - box).max(axis=1, initial=0.0)
             if len(far) and far.min() < 2:
