@@ -68,7 +68,8 @@ def test_arrays_of_a_caller_are_packed(fake: Fake, tmp_path: Path, form: tuple[s
     values = np.linspace(-40, 40, 120, dtype=np.float32).reshape(2, 3, 4, 5)
     values[0, 0, 0, :3] = 0.125, 0.375, -0.125  # halves of a step, which round to even
     with TensorRTRunner(tensorrt(fake), path) as runner:
-        for buffers in (runner.allocate(), {"images": values.copy(), "out": np.zeros((2, 1), np.float32)}):
+        own: dict[str, Any] = {"images": values.copy(), "out": np.zeros((2, 1), np.float32)}
+        for buffers in (runner.allocate(), own):
             runner.bind(buffers)
             buffers["images"][...] = values
             runner.infer()

@@ -146,8 +146,8 @@ def test_the_step_that_quantizes_the_image_is_left_out(model: Path, planned: Pla
     changed = onnx.load(str(model))
     for node in changed.graph.node:
         node.input[:] = ["image_dq" if name == "images" else name for name in node.input]
-    scale = (numpy_helper.from_array(np.float32(1 / 127), "scale"), numpy_helper.from_array(np.int8(0), "zero"))
-    changed.graph.initializer.extend(scale)
+    for name, value in (("scale", np.array(1 / 127, np.float32)), ("zero", np.array(0, np.int8))):
+        changed.graph.initializer.append(numpy_helper.from_array(value, name))
     for i, (kind, read, written) in enumerate(
         [("Quantize", "images", "image_q"), ("Dequantize", "image_q", "image_dq")]
     ):
