@@ -100,8 +100,8 @@ class BuildSettings(Section):
     """TensorRT's optimization level, 0 to 5: how long it searches for faster kernels; default: its own."""
     dla: Annotated[int, Field(ge=0, le=1)] | None = None
     """The DLA core to build for; layers that it cannot run use the GPU."""
-    image: Literal["auto", "planes"] = "auto"
-    """How a TensorRT engine takes the image; `auto`: as its first layer reads it; `planes`: as the model has it."""
+    image: Literal["planes", "native"] = "planes"
+    """How a TensorRT engine takes the image; `planes`: as the model has it; `native`: as its first layer reads it."""
 
 
 class Calibrate(Section):

@@ -58,7 +58,7 @@ class OnnxFiles:
         None if it takes the image as the model has it. Raises what `onnx` raises.
         """
         build, backend = self._build.recipe.build, self._build.backend
-        unusual = build.image == "planes" or build.dla is not None or build.batch.max > MOST_IMAGES
+        unusual = build.image != "native" or build.dla is not None or build.batch.max > MOST_IMAGES
         if unusual or plan.precision == "fp32" or plan.way == "int8-tensorrt" or not backend.chooses_image_layout():
             return None  # TensorRT calibrates on FP32 only
         path = self.onnx(plan)

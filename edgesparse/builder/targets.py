@@ -42,19 +42,14 @@ def recipe_of(target: Path, names: str | None = None) -> Recipe:
     return recipe.model_copy(update={"classes": named_classes(names, Path())}) if names else recipe
 
 
-def ready(
-    target: Path, root: Path = STORE, *, names: str | None = None, progress: Progress = quiet, planes: bool = False
-) -> Package:
-    """Return the verified package of a target. A recipe or ONNX file is built in the store `root` if necessary; with
-    `planes`, so that other programs can run its engine. Raises ConfigError, ModelError, BuildError, PackageError.
+def ready(target: Path, root: Path = STORE, *, names: str | None = None, progress: Progress = quiet) -> Package:
+    """Return the verified package of a target. A recipe or ONNX file is built in the store `root` if necessary. Raises
+    ConfigError, ModelError, BuildError, PackageError.
     """
     if target == DEMO or target.suffix.lower() in (".yaml", ".yml", ".onnx"):
         from edgesparse.builder.build import build  # a finished package starts without what builds one
 
-        recipe = recipe_of(target, names)
-        if planes:
-            recipe = recipe.model_copy(update={"build": recipe.build.model_copy(update={"image": "planes"})})
-        return build(recipe, root, progress=progress, make_current=False).package
+        return build(recipe_of(target, names), root, progress=progress, make_current=False).package
     if names:
         raise ConfigError(f"{target} is a package and already has class names: leave out --names")
     refuse_foreign(target)

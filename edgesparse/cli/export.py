@@ -33,7 +33,7 @@ def triton(target: Path, output: Path, store: Path, force: bool, as_json: bool) 
 
     refuse_file(output)
     with progress() as advance:
-        package = ready(target, store, progress=advance, planes=True)
+        package = ready(target, store, progress=advance)
     model = repository.export(package, output, force)
     if as_json:
         emit_json({"model": str(model), "package": str(package.folder), "backend": package.manifest.backend})
