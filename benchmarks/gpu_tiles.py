@@ -62,7 +62,10 @@ def _seconds_of_letterbox(slot: CudaSlot, images: int) -> float:
         slot._tensors[slot._plan.image],
     ]
     grid = (-(-width // 32), -(-height // (8 * ROWS)), images)
-    launch, stream = Launch(slot._kernels, f"letterbox_{slot._dtype}", grid, (32, 8, 1), arguments), slot._engine.stream
+    launch, stream = (
+        Launch(slot._kernels, f"letterbox_{slot._format.kernel}", grid, (32, 8, 1), arguments),
+        slot._engine.stream,
+    )
 
     def record() -> None:
         for _ in range(REPEATS):

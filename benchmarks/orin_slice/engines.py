@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesparse.backends.tensorrt.inspect import layers
+from edgesparse.backends.tensorrt.inspect import information, parse
 from edgesparse.backends.tensorrt.log import BuildLog
 from edgesparse.files import replacing
 
@@ -102,7 +102,9 @@ class Builder:
         for line in text.splitlines():
             if "(Sparsity)" in line:
                 sparsity.take("INFO", line[line.index("(Sparsity)") :])
-        kernels = tuple((layer.name, layer.kernel, layer.sparse) for layer in layers(self._trt, self.load(plan)))
+        kernels = tuple(
+            (layer.name, layer.kernel, layer.sparse) for layer in parse(information(self._trt, self.load(plan)))
+        )
         return Built(bytes(plan), seconds, kernels, len(sparsity.eligible), timings)
 
     def load(self, plan: Any) -> Any:
