@@ -25,6 +25,7 @@ from edgesparse.backends.cuda.gpu import gpu
 from edgesparse.runtime.detector import STAGES, Detector
 
 ROWS = "copy of as many rows as are read"
+DEVICE = "frame in GPU memory"
 ROUNDS = 50
 COUNTS = {"pageable": 10, "nms on the cpu": 20, "bare": 40, "copy": 40, "common": 5, ROWS: 40}
 """Timed calls per round."""
@@ -53,15 +54,15 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
     Stops after `seconds` with the frames timed so far.
     """
     shots, of = [image(seed) for seed in range(SHOTS)], confident(net(name, work))
-    say(f"{name}: confidence {of.conf:.3f}")
     bare, common, rows = Bare(of.path), Common(of), len(rows_read(place_of(HD[:2], "bgr", of.spec.input.size)))
     with opened(of) as detector, nms_on_the_cpu(), opened(of) as other:
-        near = in_frame_buffers(detector, shots)
-        shot, buffer = cycle(shots), cycle(near)
+        near, gpu_frames = in_frame_buffers(detector, shots), in_gpu_memory(shots)
+        shot, buffer, on_device = cycle(shots), cycle(near), cycle(gpu_frames)
         stages: list[NDArray[np.int64]] = []
         timed = interleaved(
             {
                 "path": lambda: detector(next(buffer)),
+                DEVICE: lambda: detector.detect([next(on_device)]),
                 "pageable": lambda: detector(next(shot)),
                 "nms on the cpu": lambda: other(next(buffer)),
                 "bare": bare.run,
@@ -69,13 +70,14 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
                 ROWS: partial(bare.copy, rows),
                 "common": lambda: common(next(shot)),
             },
-            {**COUNTS, "path": frames // ROUNDS},
+            {**COUNTS, "path": frames // ROUNDS, DEVICE: frames // ROUNDS},
             seconds,
             lambda key: stages.append(detector.times.copy()) if key == "path" else None,
         )
         say(f"{name}: {len(timed.ns['path'])} frames timed")
-        detectors: dict[str, tuple[Callable[[NDArray[np.uint8]], Sized], Sequence[NDArray[np.uint8]]]]
+        detectors: dict[str, tuple[Callable[[Any], Sized], Sequence[Any]]]
         detectors = {"path": (detector, near), "nms on the cpu": (other, near), "common": (common, shots)}
+        detectors[DEVICE] = detector, gpu_frames
         return {
             **ratios({key: milliseconds(values) for key, values in timed.ns.items()}),
             "rows_read": f"{rows} of {HD[0]}",
@@ -84,8 +86,7 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
             "boxes": {key: [len(detect(frame)) for frame in those] for key, (detect, those) in detectors.items()},
             "overlapped": in_flight(detector, near, 2.0),
             "between_events_of_the_gpu_ms": {"path": graph_alone(detector), "engine": round(bare.latency(), 4)},
-            "gpu_bytes_taken": timed.gpu_bytes,
-            "resident_bytes_taken": timed.resident_bytes,
+            **timed.bytes_taken,
             "where": detector.where,
             "depth": detector.depth,
             "conf": of.conf,
@@ -99,13 +100,19 @@ def in_frame_buffers(detector: Detector, shots: Sequence[NDArray[np.uint8]]) -> 
     return near
 
 
+def in_gpu_memory(shots: Sequence[NDArray[np.uint8]]) -> list[Any]:
+    from pycuda import gpuarray
+
+    with gpu():
+        return [gpuarray.to_gpu(shot) for shot in shots]
+
+
 @dataclass(frozen=True)
 class Timed:
-    """`ns`: nanoseconds of each call, by action. Bytes that all calls together allocated, and bytes they kept."""
+    """`ns`: nanoseconds of each call, by action. `bytes_taken`: by all calls together, of the GPU's and the CPU's."""
 
     ns: dict[str, list[int]]
-    gpu_bytes: int
-    resident_bytes: int
+    bytes_taken: dict[str, int]
 
 
 def interleaved(
@@ -128,7 +135,8 @@ def interleaved(
             wall(action, 3, [])  # the cache state left by the other action does not count
             wall(action, counts[key], taken[key])
             after(key)
-    return Timed(taken, free - gpu().free(), resident() - kept)
+    grown = {"gpu_bytes_taken": free - gpu().free(), "resident_bytes_taken": resident() - kept}
+    return Timed(taken, grown)
 
 
 def ratios(report: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -140,6 +148,10 @@ def ratios(report: dict[str, dict[str, float]]) -> dict[str, Any]:
         "common_over_path": round(p50["common"] / p50["path"], 2),
         "common_over_pageable": round(p50["common"] / p50["pageable"], 2),
         "p99_over_p50": round(report["path"]["p99"] / p50["path"], 3),
+        "frame_in_gpu_memory_over_engine_us": {
+            each: round(1e3 * (report[DEVICE][each] - report["bare"][each]), 1) for each in ("p50", "p99")
+        },
+        "frame_in_gpu_memory_p99_over_p50": round(report[DEVICE]["p99"] / p50[DEVICE], 3),
     }
 
 

@@ -4,11 +4,11 @@
 
 Needs TensorRT, pycuda and nvcc. Builds the default detector and networks of ReLU blocks at 640x640 (FP16), then
 measures these parts, each in its own process with its own time limit: the letterbox kernel, with frames in GPU memory,
-against the device's copy bandwidth; the whole path to detections from a 1920x1080 frame that is read in place from
-page-locked memory, interleaved in one process with the same path with NMS on the CPU or frames in other memory, the
-engine's graph alone, copies of a whole frame and of only the rows that are read, and the usual script (OpenCV
-letterbox, pageable copies, whole output copied back, NumPy decode); allocations after the first frames; a frame with 4
-and 9 tiles, in one run of the engine and image by image; 1, 4 and 16 cameras on a small network, batched and
+against the device's copy bandwidth; the whole path to detections, 50 boxes, from a 1920x1080 frame that is read in
+place from page-locked memory, interleaved in one process with the same path with NMS on the CPU or frames in GPU memory
+or any other, the engine's graph alone, copies of a whole frame and of only the rows that are read, and the usual script
+(OpenCV letterbox, pageable copies, whole output copied back, NumPy decode); allocations after the first frames; a frame
+with 4 and 9 tiles, in one run of the engine and image by image; 1, 4 and 16 cameras on a small network, batched and
 unbatched; and, only if named, engines that take the image in a layout of their own against FP32 planes. Each part's
 result is printed and added to FOLDER/gpu_path.json as soon as it is available; --save sets that folder to
 benchmarks/results.

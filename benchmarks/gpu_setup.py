@@ -32,7 +32,7 @@ class Net:
 
 
 def net(name: str, work: Path, batch: int = 1) -> Net:
-    """`parts`, the default detector, or one of gpu_nets; see `confident` for their confidence."""
+    """`parts`, the default detector, or one of gpu_nets, with a usual confidence; see `confident`."""
     path = work / f"{name}-{batch}.engine"
     if name == "parts":
         return Net(name, path, PARTS, 0.4)
@@ -40,7 +40,7 @@ def net(name: str, work: Path, batch: int = 1) -> Net:
     return Net(name, path, spec, 0.25)
 
 
-SHOTS = 4
+SHOTS, BOXES = 4, 50
 
 
 @lru_cache(1)
@@ -61,14 +61,9 @@ def opened(of: Net, conf: float | None = None) -> Iterator[Detector]:
 
 
 def confident(of: Net) -> Net:
-    """With a confidence threshold that about 40 candidates per image pass; `parts` keeps its own."""
-    if of.name == "parts":
-        return of
-    scores: list[NDArray[np.float32]] = []
+    """With the confidence threshold at which about BOXES boxes are detected in an image."""
     with opened(of, 1e-4) as detector:
-        for seed in range(SHOTS):
-            detector.submit([image(seed)])
-            scores += [boxes[0].confidence for boxes, _ in detector._rounds.collect()]
-            detector._views.clear()
+        scores = [detector(image(seed)).confidence for seed in range(SHOTS)]
+    # More confident boxes suppress weaker ones, so a higher threshold leaves these without the weakest.
     best = np.sort(np.concatenate(scores))[::-1]
-    return replace(of, conf=float(best[min(40 * len(scores), len(best) - 1)]))
+    return replace(of, conf=float(best[min(BOXES * SHOTS, len(best)) - 1]))

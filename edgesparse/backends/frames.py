@@ -15,8 +15,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse.backends.device_frame import DeviceFrame
 from edgesparse.config import InputSpec
-from edgesparse.errors import EdgeSparseError
+from edgesparse.errors import EdgeSparseError, SourceError
 from edgesparse.tiles import Part
 
 Pixels = Literal["bgr", "rgb", "nv12", "yuyv"]
@@ -57,7 +58,8 @@ Decode = Callable[[Sequence[NDArray[Any]], int], Candidates]
 class Place:
     """The pixel format and size of a frame, and the rectangle of the model's input that it fills. Sizes in pixels.
 
-    `part`: what the model sees of the frame; None: all of it.
+    `part`: what the model sees of the frame; None: all of it. `pitch`: bytes from one row to the next; 0: rows have no
+    gaps. `chroma`: bytes from the first row to NV12's colors; 0: they follow the rows.
     """
 
     pixels: Pixels
@@ -68,6 +70,8 @@ class Place:
     height: int
     width: int
     part: Part | None = None
+    pitch: int = 0
+    chroma: int = 0
 
     @property
     def seen(self) -> Part:
@@ -75,8 +79,9 @@ class Place:
         return self.part or Part(0, 0, self.frame_height, self.frame_width)
 
 
-Frame = tuple[NDArray[np.uint8], Place]
-"""uint8: [H, W, 3] as bgr and rgb, [H * 3 / 2, W] as nv12, [H, W, 2] as yuyv."""
+Frame = tuple[NDArray[np.uint8] | DeviceFrame, Place]
+"""uint8: [H, W, 3] as bgr and rgb, [H * 3 / 2, W] as nv12, [H, W, 2] as yuyv. In GPU memory only for slots that
+described it (`Slot.on_device`)."""
 
 
 MOST_IMAGES = 64
@@ -181,6 +186,14 @@ class Slot(ABC):
 
     times: NDArray[np.int64]
     where: str
+
+    def on_device(self, array: object) -> DeviceFrame:
+        """Describe an array in GPU memory, for `start`. Raises SourceError if it cannot be read there."""
+        DeviceFrame.of(array)
+        raise SourceError(
+            f"frame is in GPU memory, but {self.where} prepares frames: needed an array of NumPy, such as "
+            "frame.cpu().numpy()"
+        )
 
     @abstractmethod
     def start(self, frames: Sequence[Frame]) -> None:

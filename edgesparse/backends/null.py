@@ -183,7 +183,7 @@ class NullSlot(Slot):
         self._frames: list[tuple[NDArray[np.uint8], int]] = []
 
     def start(self, frames: Sequence[Frame]) -> None:
-        self._frames = [(frame, _checksum(frame)) for frame, _ in frames]
+        self._frames = [(frame, _checksum(frame)) for frame, _ in frames if isinstance(frame, np.ndarray)]
 
     def finish(self) -> list[FrameBoxes]:
         self._runner.infer()

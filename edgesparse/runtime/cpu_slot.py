@@ -51,6 +51,7 @@ class CpuSlot(Slot):
         """Return what the model sees of a frame, of which parts may follow each other, as BGR: a view of it, or of a
         buffer that is reused while the size stays the same."""
         image, place = frame
+        assert isinstance(image, np.ndarray)  # others are refused by `on_device`
         top, left, height, width = place.seen
         if place.pixels == "bgr":
             return image[top : top + height, left : left + width]

@@ -15,15 +15,15 @@ from edgesparse import config
 from edgesparse.backends.base import Runner
 from edgesparse.backends.frames import FrameBoxes, FramePlan, Pixels, Ring
 from edgesparse.closing import Closing
-from edgesparse.errors import ConfigError, ModelError
+from edgesparse.errors import ModelError
 from edgesparse.runtime.boxes import all_valid, faults, valid_boxes
 from edgesparse.runtime.cpu_slot import CpuSlot
 from edgesparse.runtime.detections import Detections
-from edgesparse.runtime.heads.base import Layout, Task
+from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.objects import rotated_of
 from edgesparse.runtime.heads.recognize import check
 from edgesparse.runtime.heads.registry import head as head_of
-from edgesparse.runtime.inputs import ImageInput, as_frame, as_frames, is_batch
+from edgesparse.runtime.inputs import FrameInput, ImageInput, as_frame, as_frames, is_batch
 from edgesparse.runtime.letterbox import Letterbox
 from edgesparse.runtime.merge import Limits, merged
 from edgesparse.runtime.network_inputs import fixed_inputs, image_input
@@ -31,6 +31,7 @@ from edgesparse.runtime.nms import nms
 from edgesparse.runtime.places import Places, Views
 from edgesparse.runtime.rotated import suppress
 from edgesparse.runtime.rounds import Rounds
+from edgesparse.runtime.run_settings import check_task, is_tiled
 from edgesparse.runtime.thresholds import for_tracker, lowest_thresholds
 from edgesparse.tiles import Tiles
 
@@ -47,10 +48,11 @@ class Detector(Closing):
 
     `detect` waits for its result. To overlap work, `submit` up to `depth` batches and `collect` them in order. Frames
     are uint8: [H, W, 3] in BGR or RGB, [H * 3 / 2, W] in NV12, [H, W, 2] in YUYV; one batch may mix sizes and formats.
-    Formats other than BGR and YUYV must be named with `pixels`. `times`: nanoseconds per stage (STAGES) of the last
-    result. `images`: how many images, tiles included, the last batch was, and the engine's runs for it. `faults`: how
-    many candidates reached their threshold but are not valid boxes (boxes.py), by fault. `notice`: what users of this
-    detector should know.
+    Formats other than BGR and YUYV must be named with `pixels`. Frames are arrays of NumPy or, with TensorRT, in GPU
+    memory: arrays with `__cuda_array_interface__`, whose rows may have gaps between them. `times`: nanoseconds per
+    stage (STAGES) of the last result. `images`: how many images, tiles included, the last batch was, and the engine's
+    runs for it. `faults`: how many candidates reached their threshold but are not valid boxes (boxes.py), by fault.
+    `notice`: what users of this detector should know.
 
     Raises ModelError if head, input or classes do not fit the model, and ConfigError if `run` names an unknown class.
     """
@@ -91,6 +93,7 @@ class Detector(Closing):
             prototypes=head.prototypes(layout),
         )
         slots = runner.frames(plan) or [CpuSlot(runner, plan)]
+        self._on_device = slots[0].on_device
         self._rounds, self._views = Rounds(Ring(slots), self._size), deque[list[Views]]()
         self.times = np.zeros(len(STAGES), np.int64)
 
@@ -116,9 +119,9 @@ class Detector(Closing):
         """Number of candidates so far that reached their threshold but are not valid boxes."""
         return sum(self.faults.values())
 
-    def detect(self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None) -> list[Detections]:
+    def detect(self, frames: Sequence[FrameInput], pixels: Kinds = None) -> list[Detections]:
         """Return the detections in each of at most `batch` frames. Raises SourceError for a frame of the wrong shape or
-        type, RuntimeError while batches are in flight.
+        type, or in memory that the engine cannot read; RuntimeError while batches are in flight.
         """
         if self._rounds.in_flight:
             raise RuntimeError(f"{self._rounds.in_flight} batches are in flight: collect() them first")
@@ -147,7 +150,7 @@ class Detector(Closing):
         return self._rounds.in_flight
 
     def submit(
-        self, frames: Sequence[NDArray[np.uint8]], pixels: Kinds = None, tiles: Sequence[Tiles | None] | None = None
+        self, frames: Sequence[FrameInput], pixels: Kinds = None, tiles: Sequence[Tiles | None] | None = None
     ) -> None:
         """Start 1 to `batch` frames, which must not change until they are collected. `tiles`: the parts of each frame
         that are seen too; by default those of `run`.
@@ -159,8 +162,9 @@ class Detector(Closing):
             raise ModelError(f"found {len(frames)} frames, needed 1 to {self.batch}: the network's batch")
         formats = [pixels] * len(frames) if pixels is None or isinstance(pixels, str) else pixels
         tiles = tiles or [self.tiles] * len(frames)
-        views = [self._places.of(*each) for each in zip(frames, formats, tiles, strict=True)]
-        images = [(frame, place) for frame, each in zip(frames, views, strict=True) for place, _ in each]
+        arrays = [frame if isinstance(frame, np.ndarray) else self._on_device(frame) for frame in frames]
+        views = [self._places.of(*each) for each in zip(arrays, formats, tiles, strict=True)]
+        images = [(array, place) for array, each in zip(arrays, views, strict=True) for place, _ in each]
         self.images = len(images), -(-len(images) // self._size)
         if self.images[1] > 1:
             self._note_rounds(*self.images)
@@ -281,18 +285,3 @@ class Detector(Closing):
         """Wait for the batches in flight, discard their results, and free everything."""
         self.release()
         self.runner.close()
-
-
-def is_tiled(run: config.Run) -> bool:
-    """Whether any camera has tiles."""
-    return any(isinstance(tiles, Tiles) for tiles in (run.tiles, *(camera.tiles for camera in run.cameras)))
-
-
-def check_task(task: Task, spec: config.DetectorSpec, run: config.Run) -> None:
-    """Raise ConfigError for settings that mean nothing for a task."""
-    if task == "obb" and spec.input.letterbox == "stretch":
-        raise ConfigError("input.letterbox: found stretch, needed centre or top-left: rotated boxes would be sheared")
-    if task == "classify" and is_tiled(run):
-        raise ConfigError("run.tiles: a classifier sees the whole frame: remove tiles, or use a detector")
-    if task == "classify" and (run.tracking or any(camera.zones for camera in run.cameras)):
-        raise ConfigError("run: a classifier sees the whole frame: remove tracking and zones, or use a detector")

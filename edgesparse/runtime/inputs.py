@@ -5,19 +5,30 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Protocol, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse.backends.device_frame import DeviceFrame
 from edgesparse.errors import SourceError
 from edgesparse.runtime.images import Image, read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-ImageInput = Union[str, "os.PathLike[str]", NDArray[np.uint8], "PillowImage"]
-"""An image file, a BGR array uint8 [H, W, 3], or a PIL image."""
+
+class CudaArray(Protocol):
+    """An array in GPU memory: PyTorch's, CuPy's, Numba's, pycuda's."""
+
+    @property
+    def __cuda_array_interface__(self) -> Any: ...
+
+
+FrameInput = NDArray[np.uint8] | CudaArray | DeviceFrame
+"""A frame in the CPU's memory or the GPU's."""
+ImageInput = Union[str, "os.PathLike[str]", NDArray[np.uint8], "PillowImage", CudaArray]
+"""An image file, a BGR array uint8 [H, W, 3] in the CPU's memory or the GPU's, or a PIL image."""
 ACCEPTED = "an image file, a BGR array uint8 [H, W, 3], a PIL image, or a list of these"
 
 
@@ -26,7 +37,7 @@ def is_batch(images: object) -> bool:
     return isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
 
 
-def as_frame(image: object) -> Image:
+def as_frame(image: Any) -> FrameInput:
     """Return one image as BGR uint8 [H, W, 3]; an array is returned unchanged. Raises SourceError for anything else,
     ImageError for a file that cannot be read.
     """
@@ -36,10 +47,13 @@ def as_frame(image: object) -> Image:
         return _of_file(os.fspath(image))
     if _is_pillow(image):
         return _of_pillow(image)
+    if hasattr(image, "__cuda_array_interface__"):
+        array: CudaArray = image
+        return array
     raise SourceError(f"cannot detect in {_described(image)}: needed {ACCEPTED}")
 
 
-def as_frames(images: Any) -> list[Image]:
+def as_frames(images: Any) -> list[FrameInput]:
     """Return each of several images as a frame. Raises SourceError."""
     return [as_frame(image) for image in images]
 

@@ -13,8 +13,9 @@ from edgesparse.errors import ConfigError
 from edgesparse.package.manifest import Manifest
 from edgesparse.package.store import Package
 from edgesparse.progress import Progress, quiet
-from edgesparse.runtime.detector import Detector, check_task, is_tiled
+from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.heads.registry import head
+from edgesparse.runtime.run_settings import check_task, is_tiled
 from edgesparse.runtime.thresholds import lowest_thresholds
 from edgesparse.service.outputs.base import Scene
 from edgesparse.service.settings import Settings, check_cameras

@@ -39,3 +39,4 @@ def host_built_kernels(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     yield
     gc.collect()
     assert not fake.memory and not fake.created and fake.streams == 0, "memory was not freed"
+    assert not fake.events, "an event was left behind"

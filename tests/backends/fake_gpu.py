@@ -28,6 +28,7 @@ from edgesparse.backends.cuda.kernels import SOURCES
 from edgesparse.backends.cuda.layouts import IMAGE, IMAGES
 
 Operation = Callable[[], None]
+CONTEXT = 33
 
 
 @dataclass
@@ -76,6 +77,10 @@ class Fake:
         self.memory: dict[int, NDArray[np.uint8]] = {}
         self.hosts = self.streams = self.graphs = self.launches = self.copies = self.renewed = 0
         self.threads = threading.local()
+        self.pointers: dict[int, tuple[int, int, int]] = {}  # of others: type of memory, device, context
+        self.producers: dict[int, list[Operation]] = {}  # what others enqueued, by stream: it runs when waited for
+        self.events: dict[int, list[Operation]] = {}
+        self.waits: list[int] = []
         self.captured: list[Operation] | None = None
         self.uncapturable = self.opaque = False
         self.broken, self.reported = "", False  # once the error is reported, every launch fails
@@ -269,6 +274,44 @@ class _Library:
         assert launched.grid == [new.gridDimX, new.gridDimY, new.gridDimZ]
         launched.arguments = _arguments(launched.function, new.kernelParams)
         self.fake.renewed += 1
+        return 0
+
+    def cuCtxGetCurrent(self, context: Any) -> int:
+        self.fake.require()
+        context._obj.value = CONTEXT
+        return 0
+
+    def cuPointerGetAttributes(self, count: int, attributes: Any, answers: Any, address: int) -> int:
+        memory, device, context = self.fake.pointers.get(address, (0, -2, 0))
+        for i in range(count):
+            kind, value = {1: (ctypes.c_void_p, context), 2: (ctypes.c_uint, memory), 9: (ctypes.c_int, device)}[
+                attributes[i]
+            ]
+            kind.from_address(answers[i]).value = value  # type: ignore[attr-defined]
+        return 0
+
+    def cuEventCreate(self, event: Any, flags: int) -> int:
+        self.fake.require()
+        assert flags == 2, "an event with timing costs more"
+        event._obj.value = 1 + len(self.fake.events)
+        self.fake.events[event._obj.value] = []
+        return 0
+
+    def cuEventRecord(self, event: ctypes.c_void_p, stream: int) -> int:
+        self.fake.require()
+        assert self.fake.captured is None
+        self.fake.events[event.value or 0] = self.fake.producers.pop(stream, [])
+        self.fake.waits.append(stream)
+        return 0
+
+    def cuStreamWaitEvent(self, stream: int, event: ctypes.c_void_p, flags: int) -> int:
+        assert stream == 77 and flags == 0
+        for operation in self.fake.events[event.value or 0]:
+            operation()
+        return 0
+
+    def cuEventDestroy_v2(self, event: ctypes.c_void_p) -> int:
+        del self.fake.events[event.value or 0]
         return 0
 
     def cuModuleLoadData(self, module: Any, data: bytes) -> int:

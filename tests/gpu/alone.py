@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,6 @@ CODES: dict[Pixels, int | None] = {
     "nv12": cv2.COLOR_YUV2BGR_NV12,
     "yuyv": cv2.COLOR_YUV2BGR_YUYV,
 }
-Frames = list[NDArray[np.uint8]]
 DETAILS = {"yolov8-seg": 8, "yolov8-pose": 6, "yolov8-obb": 1}
 """Values per box besides its corners: coefficients of a mask, x, y and confidence of two keypoints, an angle."""
 BOXES = ("yolov8", "yolov5", "yolox", "yolo-nas", *FAMILIES)
@@ -75,9 +74,10 @@ class Alone:
     def _nothing(self, addresses: Mapping[str, int]) -> None:
         pass
 
-    def run(self, frames: Frames, kinds: list[Pixels], tiles: Tiles | None = None) -> list[FrameBoxes]:
+    def run(self, frames: Sequence[Any], kinds: list[Pixels], tiles: Tiles | None = None) -> list[FrameBoxes]:
         """With tiles, each frame is followed by its parts."""
-        views = [(f, self.places.of(f, k, tiles)) for f, k in zip(frames, kinds, strict=True)]
+        arrays = [frame if isinstance(frame, np.ndarray) else self.slot.on_device(frame) for frame in frames]
+        views = [(f, self.places.of(f, k, tiles)) for f, k in zip(arrays, kinds, strict=True)]
         self.slot.start([(frame, place) for frame, each in views for place, _ in each])
         return self.slot.finish()
 
@@ -87,6 +87,19 @@ class Alone:
             buffer = self.card.host(frame.shape, "uint8")
         buffer[...] = frame
         return buffer
+
+    def on_gpu(self, frame: NDArray[np.uint8], gap: int = 0) -> Any:
+        """The frame as an array of pycuda, with this many bytes between rows."""
+        from pycuda import gpuarray
+
+        row = frame[:1].nbytes
+        rows = np.full((len(frame), row + gap), 0xEE, np.uint8)
+        rows[:, :row] = frame.reshape(len(frame), row)
+        with self.card:
+            memory = gpuarray.to_gpu(rows)
+        return gpuarray.GPUArray(
+            frame.shape, np.uint8, base=memory, gpudata=memory.gpudata, strides=(row + gap, *frame.strides[1:])
+        )
 
     @property
     def input(self) -> NDArray[Any]:
@@ -223,6 +236,20 @@ def crops() -> dict[str, tuple[float, float]]:
     return worst
 
 
+def in_gpu_memory() -> int:
+    """Number of values that differ when frames are read in GPU memory, with gaps between rows and without, not in
+    page-locked memory."""
+    differ = 0
+    for kind, spec in itertools.product(CODES, (InputSpec(size=SIZE), CROP)):
+        with alone(3, spec=spec) as lone:
+            for height, width in SIZES[::3]:
+                even = (height + height % 2, width + width % 2) if kind in ("nv12", "yuyv") else (height, width)
+                frame = still(*even, kind)
+                lone.run([lone.locked(frame), lone.on_gpu(frame), lone.on_gpu(frame, 7)], [kind] * 3)
+                differ += int((lone.input[1:] != lone.input[:1]).sum())
+    return differ
+
+
 def part_of(frame: NDArray[np.uint8], pixels: Pixels, part: Part) -> NDArray[np.uint8]:
     """A part of a frame as a frame of its own."""
     top, left, height, width = part
@@ -333,6 +360,7 @@ def rule() -> int:
 def run(report: Callable[[str, Any], None]) -> None:
     report("letterbox, steps of 1/255", letterbox())
     report("batches, steps of 1/255", batches())
+    report("values that differ in GPU memory", in_gpu_memory())
     report("tiles, steps of 1/255", tiled())
     report("crops, steps of 1/255 and share equal", crops())
     report("boxes, pixels", compaction())
@@ -352,6 +380,7 @@ def short() -> None:
             lone.run([still(302, 2, kind), lone.locked(still(360, 642, kind))], [kind, kind])
     with alone(10) as lone:
         lone.run([still(1080, 1920, "nv12")], ["nv12"], TILES[0][1])
+        lone.run([lone.on_gpu(still(1080, 1920, "nv12"), 128)], ["nv12"], TILES[0][1])
     for head, every in itertools.product(HEADS, (False, True)):
         for share in (0.01, 0.1, 0.95):
             with alone(2, head, every=every) as lone:

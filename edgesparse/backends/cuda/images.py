@@ -1,4 +1,4 @@
-"""Page-locked memory for the images of a batch while it is processed."""
+"""The memory in which the kernels read the images of a batch: page-locked memory, or the GPU's own."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from numpy.typing import NDArray
 
 from edgesparse.backends.cuda.gpu import Gpu, Pinned
 from edgesparse.backends.cuda.layouts import offset_of
+from edgesparse.backends.cuda.lent import Lent
+from edgesparse.backends.device_frame import DeviceFrame
 from edgesparse.backends.frames import Frame, Place
 
 
 class Image:
-    """One image of a batch in page-locked memory, which the kernel reads, over the bus if the GPU has its own memory.
+    """One image of a batch in page-locked memory, which the kernel reads, over the bus if the GPU has its own memory;
+    or in GPU memory, `lent` until the batch is done.
 
     Frames in other memory are copied into a staging buffer first. `source`: the frame that the GPU reads until the
-    batch is done. `base`: its address on the GPU; `data`: that of the part that the model sees.
+    batch is done; None: one in GPU memory. `base`: its address on the GPU; `data`: that of the part that the model
+    sees.
     """
 
-    source: NDArray[np.uint8]
+    source: NDArray[np.uint8] | None
 
-    def __init__(self, gpu: Gpu) -> None:
-        self._gpu, self.base, self.data = gpu, 0, 0
+    def __init__(self, gpu: Gpu, lent: Lent) -> None:
+        self._gpu, self._lent, self.base, self.data = gpu, lent, 0, 0
         self._staging: NDArray[np.uint8] | None = None
 
     def take(self, frame: Frame, before: Image | None = None, whole: bool = False) -> None:
@@ -28,6 +32,8 @@ class Image:
         source, place = frame
         if before is not None:
             self.source, base = before.source, before.base
+        elif isinstance(source, DeviceFrame):
+            self.source, base = None, self._lent.take(source)
         else:
             pinned = self._gpu.pinned(source) if source.flags.c_contiguous else None
             if pinned is None:

@@ -100,9 +100,10 @@ def image_of(place: Place, row: Any, first_tap: int, out: NDArray[Any] | None) -
     Returns the index after the last tap.
     """
     seen = place.seen
-    row["pixels"], row["pitch"] = PIXELS.index(place.pixels), _BYTES[place.pixels] * place.frame_width
+    row["pixels"], row["pitch"] = PIXELS.index(place.pixels), (pitch := _pitch(place))
     row["width"], row["height"] = seen.width, seen.height
-    row["chroma"] = place.frame_height - seen.top // 2
+    # A part begins as far to the right in the colors as in the rows, and half as far down.
+    row["chroma"] = (place.chroma or place.frame_height * pitch) - (seen.top - seen.top // 2) * pitch
     row["top"], row["left"], row["rows"], row["columns"] = place.top, place.left, place.height, place.width
     if out is None:
         return first_tap
@@ -115,7 +116,11 @@ def image_of(place: Place, row: Any, first_tap: int, out: NDArray[Any] | None) -
 def offset_of(place: Place) -> int:
     """Where the part that the model sees begins, in bytes from the frame's first."""
     seen = place.seen
-    return _BYTES[place.pixels] * (seen.top * place.frame_width + seen.left)
+    return seen.top * _pitch(place) + seen.left * _BYTES[place.pixels]
+
+
+def _pitch(place: Place) -> int:
+    return place.pitch or place.frame_width * _BYTES[place.pixels]
 
 
 def outputs_of(plan: FramePlan, specs: Sequence[TensorSpec], addresses: Sequence[int]) -> Row:

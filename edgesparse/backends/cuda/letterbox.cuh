@@ -12,7 +12,7 @@ struct Image {  // a frame or a part of one, and the rectangle of the input that
     const uint8_t* data;
     int32_t pixels, pitch, width, height;  // pitch: bytes from one row of the frame to the next
     int32_t top, left, rows, columns;
-    int32_t taps, chroma;  // index of its first tap: one per column, then one per row; rows from data to NV12's colors
+    int32_t taps, chroma;  // index of its first tap: one per column, then one per row; bytes from data to NV12's colors
 };
 
 enum { IMAGES = 64 };  // per launch: the arguments of a kernel are limited to 4096 bytes
@@ -65,7 +65,7 @@ DEVICE Pixel from_yuv(int luma, int u, int v) {
 }
 
 template <int PIXELS> DEVICE void two(const Image& p, int x, int y, Pixel& one, Pixel& other) {
-    const uint8_t* row = p.data + (size_t)y * p.pitch;
+    const uint8_t* row = p.data + y * p.pitch;  // fits, and 64 bits would cost registers
     if (PIXELS == BGR || PIXELS == RGB) {
         if (p.width > 1) two_of_three_bytes(row + 3 * x, one, other);
         else one = other = {row[0], row[1], row[2]};
@@ -73,7 +73,7 @@ template <int PIXELS> DEVICE void two(const Image& p, int x, int y, Pixel& one, 
     }
     const int next = least(x + 1, p.width - 1);
     if (PIXELS == NV12) {
-        const uint8_t* chroma = p.data + (size_t)(p.chroma + y / 2) * p.pitch;
+        const uint8_t* chroma = p.data + (p.chroma + y / 2 * p.pitch);
         one = from_yuv(row[x], chroma[x & ~1], chroma[x | 1]);
         other = from_yuv(row[next], chroma[next & ~1], chroma[next | 1]);
     } else {

@@ -19,17 +19,9 @@ from edgesparse.backends.cuda.gpu import Gpu
 from edgesparse.backends.cuda.graph import Graph
 from edgesparse.backends.cuda.images import Image
 from edgesparse.backends.cuda.kernels import Kernels, Launch
-from edgesparse.backends.cuda.layouts import (
-    COUNT,
-    IMAGE,
-    IMAGES,
-    RECORD,
-    SUMMARY,
-    TAP,
-    image_of,
-    input_of,
-    outputs_of,
-)
+from edgesparse.backends.cuda.layouts import COUNT, IMAGE, IMAGES, RECORD, SUMMARY, TAP, image_of, input_of, outputs_of
+from edgesparse.backends.cuda.lent import Lent
+from edgesparse.backends.device_frame import DeviceFrame
 from edgesparse.backends.frames import NO_BOXES, Frame, FrameBoxes, FramePlan, Place, Slot
 from edgesparse.errors import BuildError
 
@@ -71,7 +63,8 @@ class CudaSlot(Slot):
     def __init__(self, gpu: Gpu, kernels: Kernels, engine: Engine, plan: FramePlan) -> None:
         self._gpu, self._kernels, self._engine, self._plan, self.plain = gpu, kernels, engine, plan, engine.plain
         self.times = np.zeros(3, np.int64)
-        self._held: dict[str, Any] = {"memory": [], "graphs": {}}
+        self._lent = Lent(engine.stream)
+        self._held: dict[str, Any] = {"memory": [], "graphs": {}, "lent": self._lent}
         self._close = weakref.finalize(self, _free, gpu, engine.stream, self._held)
         self._count, self._submitted = 0, 0
         self._running = gpu.errors_of(f"running {engine.name}")
@@ -86,7 +79,7 @@ class CudaSlot(Slot):
         self._format = self._engine.formats.get(plan.image) or ImageFormat(image.dtype)
         self.batch, self._size = image.shape[0], plan.spec.size
         self._compact: Launch | None = None
-        self._done, self._images = self._gpu.event(), [Image(self._gpu) for _ in range(self.batch)]
+        self._done, self._images = self._gpu.event(), [Image(self._gpu, self._lent) for _ in range(self.batch)]
         self._places: list[Place | None] = [None] * self.batch
         self._descriptions = np.zeros(IMAGES, IMAGE)
         self._addresses = self._descriptions["data"]
@@ -128,6 +121,10 @@ class CudaSlot(Slot):
     def where(self) -> str:  # type: ignore[override]
         place = f"the GPU, step by step ({self.plain})" if self.plain else "the GPU, as one CUDA graph"
         return place if self._plan.strided else f"{place}; outputs are decoded by the CPU"
+
+    def on_device(self, array: object) -> DeviceFrame:
+        with self._running:
+            return self._lent.described(array)
 
     def start(self, frames: Sequence[Frame]) -> None:
         started = time.perf_counter_ns()
@@ -206,6 +203,7 @@ class CudaSlot(Slot):
     def finish(self) -> list[FrameBoxes]:
         with self._running:
             self._done.synchronize()  # not the stream, which may already hold the next batch
+        self._lent.give_back()
         complete = time.perf_counter_ns()
         summaries = self._summaries[: self._count].tolist() if self._compact else [(CAPACITY + 1, -1, 0)] * self._count
         if self._compact and any(candidates > CAPACITY for candidates, _, _ in summaries):
@@ -289,5 +287,5 @@ def _bytes(spec: TensorSpec) -> int:
 
 def _free(gpu: Gpu, stream: Any, held: dict[str, Any]) -> None:
     graphs = [steps.graph.close for steps in held["graphs"].values() if isinstance(steps, _Captured)]
-    gpu.free_all([stream.synchronize, *graphs, *(block.free for block in held["memory"])])
+    gpu.free_all([stream.synchronize, held["lent"].close, *graphs, *(block.free for block in held["memory"])])
     held.update(graphs={}, memory=[])

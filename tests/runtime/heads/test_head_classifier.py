@@ -11,9 +11,9 @@ from head_checks import SIZE, layout
 
 from edgesparse.config import DetectorSpec, InputSpec, Run, override
 from edgesparse.errors import ConfigError
-from edgesparse.runtime.detector import check_task
 from edgesparse.runtime.heads.recognize import check, choose
 from edgesparse.runtime.heads.registry import head
+from edgesparse.runtime.run_settings import check_task
 
 AT = layout({"output0": (2, 4)}, (224, 224))
 RAW = np.array([[0.1, 0.6, 0.3, 0], [0.25, 0.25, 0.25, 0.25]], np.float32)
