@@ -42,7 +42,7 @@ ALLOWED = {
     "a field that is written to a file or passed as part of its object": (
         "context_mb recipe_sha256 labels_sha256 calibration_sha256"
     ),
-    "public: users call it": "stepwise",
+    "public: users call it": "stepwise of_rtsp",
     "the inverse of what the source needs, which tests check it with": "to_input",
     "a type in quotes": "PillowImage",
     "kept alive, not read": "_letterbox",

@@ -68,7 +68,7 @@ def open_rtsp(url: str, fps: float | None, transport: str = "tcp", decoder: str 
     # parsebin writes H.264 in the form that the highest ranked decoder prefers: with FFmpeg's installed, not in ours.
     os.environ.setdefault("GST_PLUGIN_FEATURE_RANK", f"{decoder.split()[0]}:MAX")
     try:
-        return open_pipeline(f"{_rtsp_source(url, transport)} ! {decoder} ! {SINK}", fps)
+        return open_pipeline(f"{rtsp_source(url, transport)} ! {decoder} ! {SINK}", fps)
     except PipelineFailed as error:
         raise refusal(url, _as_ffmpeg_says(error.details), transport) from error
 
@@ -82,7 +82,8 @@ def _as_ffmpeg_says(details: str) -> str:
     return details
 
 
-def _rtsp_source(url: str, transport: str) -> str:
+def rtsp_source(url: str, transport: str) -> str:
+    """Return the beginning of a pipeline's description: what receives and parses a stream."""
     quoted = url.replace("\\", "\\\\").replace('"', '\\"')
     return f'rtspsrc location="{quoted}" protocols={transport} latency=0 ! application/x-rtp,media=video ! parsebin'
 
@@ -100,7 +101,8 @@ def open_pipeline(pipeline: str, fps: float | None = None) -> Capture:
     return AppSink(pipeline, read_seconds(fps))
 
 
-def _failure(message: Any) -> PipelineFailed:
+def failure(message: Any) -> PipelineFailed:
+    """Return the exception for a message of a failed pipeline; None: there is none."""
     if message is None:
         return PipelineFailed("no frame in time")
     reason, details = message.parse_error()
@@ -109,26 +111,33 @@ def _failure(message: Any) -> PipelineFailed:
     return failure
 
 
+def launched(pipeline: str) -> tuple[Any, Any]:
+    """Start a pipeline with PyGObject. Returns the module Gst, and the pipeline. Raises NoGStreamer, PipelineFailed."""
+    try:
+        gst = gstreamer()
+    except ImportError as error:
+        remedy = f"sudo apt-get install {PACKAGES}, and use the system's own Python"
+        raise NoGStreamer(f"OpenCV here lacks it, and {error}: {remedy}") from None
+    try:
+        started = gst.parse_launch(pipeline)
+    except Exception as error:  # GLib.Error, which only PyGObject defines; it names a missing element
+        raise PipelineFailed(_one_line(getattr(error, "message", str(error)))) from None
+    started.set_state(gst.State.PLAYING)
+    return gst, started
+
+
 class AppSink:
     """A Capture of a pipeline through PyGObject; its last element is an appsink named `sink` that takes BGR."""
 
     def __init__(self, pipeline: str, read_seconds: float) -> None:
-        try:
-            self._gst = gst = gstreamer()
-        except ImportError as error:
-            remedy = f"sudo apt-get install {PACKAGES}, and use the system's own Python"
-            raise NoGStreamer(f"OpenCV here lacks it, and {error}: {remedy}") from None
+        gst, self._pipeline = launched(pipeline)
+        self._gst = gst
         self._wait = int(read_seconds * gst.SECOND)
-        try:
-            self._pipeline = gst.parse_launch(pipeline)
-        except Exception as error:  # GLib.Error, which only PyGObject defines; it names a missing element
-            raise PipelineFailed(_one_line(getattr(error, "message", str(error)))) from None
         self._sink = self._pipeline.get_by_name("sink")
-        self._pipeline.set_state(gst.State.PLAYING)
         self._sample, message = pull(gst, self._pipeline, OPEN_SECONDS)
         if self._sample is None:
             self.release()
-            raise _failure(message)
+            raise failure(message)
         self._is_first = True
 
     def grab(self) -> bool:
