@@ -66,7 +66,7 @@ class Setup:
         """Settings with tracking, zones and lines."""
         names = [f"camera-{i}" for i in range(self.cameras)]
         cameras = [{"name": name, "source": source, "zones": ZONES, "lines": LINES} for name in names]
-        conf = 0.4 if self.net == "parts" else 0.04  # of `relu`, about two boxes per frame remain
+        conf = 0.4 if self.net == "parts" else 0.08  # of `relu`, about thirty boxes per frame remain
         fields = {"model": "model.onnx", "run": {"cameras": cameras, "tracking": "bytetrack", "conf": conf}}
         return parse(fields, "gpu_loop").run
 

@@ -62,7 +62,8 @@ class _Net:
         bias = np.zeros(k, np.float32)
         if not relu:
             weight *= 0.1
-            bias[:4], bias[4:] = 40, 0.2
+            weight[:2] *= 800  # centers all over the frame
+            bias[:2], bias[2:4], bias[4:] = SIZE[0] / 2, 40, -0.22
         self._keep(f"{name}.w", weight)
         self._keep(f"{name}.b", bias)
         inputs, pads = [at, f"{name}.w", f"{name}.b"], [side // 2] * 4

@@ -55,12 +55,14 @@ class Counter:
         If there are zones, only detections in one of them count, and those that cross a line in this frame.
         """
         exits = self._begin(frame)
-        anchors = np.clip(detections.anchors, 0, self._size)  # a line across the frame has no way around its ends
-        zones = self._zones.containing(anchors / np.array(self._size, np.float32))
+        zones: list[tuple[str, ...]] = []
         dwell: list[tuple[float, ...]] = [()] * len(detections)
         crossings: list[Crossing] = []
         entries: list[Stay] = []
-        if self.counts.tracked and detections.track_id is not None:
+        if len(detections):
+            anchors = np.clip(detections.anchors, 0, self._size)  # a line across the frame has no way around its ends
+            zones = self._zones.containing(anchors / np.array(self._size, np.float32))
+        if len(detections) and self.counts.tracked and detections.track_id is not None:
             points, margins = anchors.tolist(), self._margins(detections)
             for row, track_id in enumerate(detections.track_id.tolist()):
                 if track_id < 0:
@@ -72,6 +74,7 @@ class Counter:
                 entries += self._entries(known, zones[row])
                 exits += self._exits(known, zones[row])
                 dwell[row] = tuple([known.presences[zone].seconds for zone in zones[row]])
+        if self._objects:
             exits += self._forget(MOST_MISSED)
         self.counts = self.counts.after(tuple(crossings), tuple(entries), tuple(exits))
         return self._select(replace(detections, counts=self.counts), zones, dwell)

@@ -35,6 +35,8 @@ _FIRST_VARIANCE = np.array([10.0, 10, 10, 10, 1e4, 1e4, 1e4])
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_NONE: Ints = np.empty(0, np.int64)
+
 
 class Tracks:
     """The objects of one camera. An object keeps its class."""
@@ -61,6 +63,8 @@ class Tracks:
         objects that were seen in the previous frame and have no other box; those without an object are left out
         (ByteTrack: Zhang et al., 2022).
         """
+        if not len(self) and not len(detections):  # as in most frames of most cameras
+            return replace(detections, track_id=_NONE)
         measured, boxes_seen = _measure(detections.xyxy)
         self._predict()
         overlap = _overlap(_boxes(self._state), boxes_seen)

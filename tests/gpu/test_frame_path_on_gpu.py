@@ -218,8 +218,8 @@ BROKEN = """
         gone.free()
     for slot in detect._rounds._ring._slots:
         for image in slot._images:
-            def wrong(frame, image=image, take=image.take):
-                take(frame)
+            def wrong(frame, *more, image=image, take=image.take):
+                take(frame, *more)
                 image.data = address
             image.take = wrong
     for _ in range(2):

@@ -101,6 +101,8 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
 
 def detection_records(detections: Detections, names: Sequence[str]) -> list[dict[str, object]]:
     """Return detections as JSON-compatible values: `detections` of `frame_record`."""
+    if not len(detections):
+        return []
     columns = _rounded(detections.xyxy, 1), _rounded(detections.confidence, 4), detections.class_id.tolist()
     records: list[dict[str, object]] = [
         {"box": box, "confidence": confidence, "class_id": class_id, "class": class_name(names, class_id)}
