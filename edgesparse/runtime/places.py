@@ -35,8 +35,11 @@ class Places:
     def of(self, frame: NDArray[np.uint8] | DeviceFrame, pixels: Pixels | None, tiles: Tiles | None = None) -> Views:
         """Return both for a frame, and for each of its parts if there are any. Raises SourceError for a frame of the
         wrong shape or type, ConfigError for too many parts."""
-        layout = (frame.shape, frame.dtype) if isinstance(frame, np.ndarray) else frame.layout
-        key = (layout, pixels, tiles)
+        key: tuple[object, ...]
+        if isinstance(frame, np.ndarray):
+            key = frame.shape, frame.dtype, pixels, tiles
+        else:
+            key = *frame.layout, pixels, tiles
         place = self._known.get(key)
         if place is None:
             if len(self._known) >= _KEPT:
