@@ -16,6 +16,7 @@ from edgesparse.builder.child.job import BuildJob, JobResult, Scoring, TrialJob,
 from edgesparse.builder.child.memory import MB, Budget, Spent, rungs, words
 from edgesparse.builder.child.timing import Timing
 from edgesparse.builder.onnx_files import OnnxFiles
+from edgesparse.builder.phases import Phases
 from edgesparse.builder.prepare import Build
 from edgesparse.builder.resume import Finished, FinishedCandidates
 from edgesparse.confidences import ConfidenceShift
@@ -36,6 +37,8 @@ class Attempt:
     outcome: Outcome = "lost"
     reason: str = ""
     spent: Spent = field(default_factory=Spent)
+    phases: Phases = field(default_factory=Phases)
+    """`prepare`: its ONNX file, and INT8's calibration where it needs it first; `build`; `test`: time and score it."""
     rung: int = 0
     short: bool = False
     """Whether it failed because of too little memory."""
@@ -91,11 +94,12 @@ class CandidateBuilder:
         if best is not None and best.timing is not None:
             least = least_ms(plan, self._build.prepared)
             if least is not None and least > best.timing.median_ms:
-                reason = f"its products alone take {least:.2f} ms on this board, {best.plan.name} runs in "
+                reason = f"at least {least:.2f} ms are predicted on this board, {best.plan.name} runs in "
                 return attempt.end("skipped", f"cannot win: {reason}{best.timing.median_ms:.2f} ms")
         try:
-            onnx, options = self._files.onnx(plan), self._options(plan)
-            own = self._files.own_layout(plan) if self._own_layout else None
+            with attempt.phases.phase("prepare"):
+                onnx, options = self._files.onnx(plan), self._options(plan)
+                own = self._files.own_layout(plan) if self._own_layout else None
         except EdgeSparseError as error:
             return attempt.end("failed", str(error))
         if own is None:
@@ -103,7 +107,7 @@ class CandidateBuilder:
         first = self._build_and_try(attempt, own[0], replace(options, image=own[1]))
         if first.outcome != "failed" or first.short:
             return first
-        second = self._build_and_try(Attempt(plan), onnx, options)
+        second = self._build_and_try(Attempt(plan, phases=attempt.phases), onnx, options)
         if second.runs:
             self._own_layout = False
             self.notes = (f"engines take the image as the model has it: otherwise {plan.name} fails: {first.reason}",)
@@ -114,7 +118,8 @@ class CandidateBuilder:
         key = self._finished.key(plan.name, onnx, options) if self._finished is not None else ""
         if self._resume(attempt, key, onnx):
             return attempt
-        self._build_down(attempt, onnx, options)
+        with attempt.phases.phase("build"):
+            self._build_down(attempt, onnx, options)
         if attempt.result is not None and (trial := self._try(attempt, attempt.result)) is not None:
             attempt.take(trial)
             if self._finished is not None:
@@ -217,18 +222,18 @@ class CandidateBuilder:
 
     def _try(self, attempt: Attempt, result: BuildResult) -> TrialResult | None:
         settings = self._build.recipe.build
-        ended = self._build.workers.run(
-            TrialJob(
-                backend=self._build.backend.name,
-                name=attempt.plan.name,
-                engine=result.path,
-                spec=self._build.prepared.spec,
-                seconds=self._seconds,
-                threads=settings.threads,
-                dla=settings.dla,
-                scoring=self._scoring,
-            )
+        job = TrialJob(
+            backend=self._build.backend.name,
+            name=attempt.plan.name,
+            engine=result.path,
+            spec=self._build.prepared.spec,
+            seconds=self._seconds,
+            threads=settings.threads,
+            dla=settings.dla,
+            scoring=self._scoring,
         )
+        with attempt.phases.phase("test"):
+            ended = self._build.workers.run(job)
         if ended.value is None:
             attempt.end("failed", f"was built and cannot run: {ended.error}")
         return ended.value

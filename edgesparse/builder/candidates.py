@@ -51,8 +51,8 @@ class CandidatePlan:
 
 @dataclass(frozen=True)
 class CandidatePlans:
-    """`possible` candidates in build order, cheap ones first; `impossible` are those that the recipe names and that
-    cannot be built, with the reason; `notes` say what else could be built and what that requires.
+    """`possible` candidates in build order, those that are usually fastest first; `impossible` are those that the
+    recipe names and that cannot be built, with the reason; `notes` say what else could be built and what that requires.
     """
 
     possible: tuple[CandidatePlan, ...]
@@ -64,8 +64,9 @@ def plan_candidates(recipe: Recipe, backend: Backend, prepared: Prepared) -> Can
     """Return the candidates of a recipe. Raises BuildError if none can be built."""
     if recipe.build.candidates in ("auto", "quick"):
         plans, notes = tuple(_auto(recipe, backend, prepared)), tuple(_notes(recipe, backend, prepared))
-        return CandidatePlans(plans if recipe.build.candidates == "auto" else _quick(plans, recipe), notes=notes)
-    requested = sorted((parse_plan(name) for name in dict.fromkeys(recipe.build.candidates)), key=_order)
+        plans = plans if recipe.build.candidates == "auto" else _quick(plans, recipe)
+        return CandidatePlans(tuple(sorted(plans, key=_build_order)), notes=notes)
+    requested = sorted(map(parse_plan, dict.fromkeys(recipe.build.candidates)), key=_build_order)
     obstacles = {plan: obstacle(plan, recipe, backend, prepared) for plan in requested}
     impossible = tuple((plan, reason) for plan, reason in obstacles.items() if reason)
     possible = tuple(plan for plan, reason in obstacles.items() if reason is None)
@@ -137,20 +138,27 @@ def _notes(recipe: Recipe, backend: Backend, prepared: Prepared) -> Iterator[str
             yield f"no {what} candidates: {reason}"
 
 
-def _order(plan: CandidatePlan) -> tuple[bool, int, bool]:
+def _build_order(plan: CandidatePlan) -> tuple[bool, int, int, bool]:
+    """INT8 before FP16 before FP32, so that those that can no longer win are skipped; dense before 2:4."""
+    return plan.slim, -PRECISIONS.index(plan.precision), WAYS.index(plan.way), plan.sparse
+
+
+def listing_order(plan: CandidatePlan) -> tuple[bool, int, bool]:
+    """The order in which candidates are listed: the safest precision first."""
     return plan.slim, WAYS.index(plan.way), plan.sparse
 
 
 def least_ms(plan: CandidatePlan, prepared: Prepared) -> float | None:
     """Return a lower bound of the candidate's latency in ms on this board; None on machines without a data sheet.
 
-    It assumes the data sheet's full rate of products, and ignores memory traffic and kernel launches.
+    It is the prediction less its error (roofline.BAND), and no less than its products take at the data sheet's rate.
     """
     name = this_board()
     if name is None:
         return None
-    fused = fused_layers(models.load(prepared.source(plan.slim)))
-    return roofline.least_ms(fused, boards.board(name), plan.precision, plan.sparse)
+    fused, board = fused_layers(models.load(prepared.source(plan.slim))), boards.board(name)
+    predicted = roofline.predict(fused, board, plan.precision, plan.sparse).ms / (1 + roofline.BAND)
+    return max(predicted, roofline.least_ms(fused, board, plan.precision, plan.sparse))
 
 
 def this_board() -> str | None:

@@ -12,13 +12,14 @@ from edgesparse import device
 from edgesparse.backends import Backend
 from edgesparse.builder import choose
 from edgesparse.builder.attempts import TIME_IS_UP, Attempt, CandidateBuilder
-from edgesparse.builder.candidates import CandidatePlans, plan_candidates
+from edgesparse.builder.candidates import CandidatePlans, listing_order, plan_candidates
 from edgesparse.builder.child.job import RaceJob
 from edgesparse.builder.child.memory import MB, Budget, Spent, budget
 from edgesparse.builder.child.process import Workers
 from edgesparse.builder.choose import Proof
 from edgesparse.builder.gate import Gate, all_refused
 from edgesparse.builder.onnx_files import OnnxFiles
+from edgesparse.builder.phases import Phases
 from edgesparse.builder.prepare import Build, prepare
 from edgesparse.builder.resume import FinishedCandidates
 from edgesparse.builder.slimmed import wants_slim, with_slim
@@ -41,6 +42,9 @@ class Comparison:
     proofs: tuple[Proof, ...]
     notes: tuple[str, ...]
     clocks: str
+    phases: Phases
+    """`model`: read and rewrite it; `reference`: score it; `candidates`: prepare, build and test each; `timing`: all of
+    them interleaved."""
 
     @property
     def verdict(self) -> tuple[str, ...]:
@@ -59,27 +63,31 @@ def compare_candidates(
     """
     folder = folder.absolute()  # child processes run in another folder
     gate = Gate(recipe)
-    begun, limit = time.monotonic(), recipe.build.time_limit or inf
+    begun, limit, phases = time.monotonic(), recipe.build.time_limit or inf, Phases()
     progress("reading the model", 0, 0)
-    prepared = prepare(recipe, folder)
-    if wants_slim(recipe, backend, prepared):
-        prepared = with_slim(prepared, folder, progress)
+    with phases.phase("model"):
+        prepared = prepare(recipe, folder)
+        if wants_slim(recipe, backend, prepared):
+            prepared = with_slim(prepared, folder, progress)
     plans = plan_candidates(recipe, backend, prepared)
     memory = budget(backend, recipe.build.memory)
     workers = Workers(backend, folder, memory.where, begun + BUILDING * limit, progress)
     build = Build(recipe, backend, folder, prepared, workers, memory)
-    gate.prepare(prepared, folder, progress)
+    with phases.phase("reference"):
+        gate.prepare(prepared, folder, progress)
     files = OnnxFiles(build, gate.int8_target())
     finished = FinishedCandidates(build, gate.scoring(), resume) if resume is not None else None
     builder = CandidateBuilder(build, files, seconds, gate.scoring(), finished)
-    attempts = _attempts(builder, plans, gate)
+    with phases.phase("candidates"):
+        attempts = _attempts(builder, plans, gate)
     if finished is not None and not any(attempt.reason == TIME_IS_UP for attempt in attempts):
         finished.forget()
     passed = [attempt for attempt in attempts if attempt.outcome == "lost"]
     if not passed:
         raise none_left(attempts, memory)
     workers.deadline = begun + limit
-    clocks, notes = _race(build, attempts, seconds)
+    with phases.phase("timing"):
+        clocks, notes = _race(build, attempts, seconds)
     chosen = choose.settle(passed, gate.words)
     proofs = choose.proofs(attempts, prepared.layers)
     if recipe.accept.require_sparse:
@@ -88,7 +96,7 @@ def compare_candidates(
     fallback = min(usable, key=lambda attempt: attempt.plan.caution)
     impossible = [Attempt(plan).end("skipped", reason) for plan, reason in plans.impossible]
     notes = (*plans.notes, *files.notes(), *builder.notes, *notes)
-    return Comparison(build, (*attempts, *impossible), chosen, fallback, proofs, notes, clocks)
+    return Comparison(build, (*attempts, *impossible), chosen, fallback, proofs, notes, clocks, phases)
 
 
 def _attempts(builder: CandidateBuilder, plans: CandidatePlans, gate: Gate) -> list[Attempt]:
@@ -99,7 +107,7 @@ def _attempts(builder: CandidateBuilder, plans: CandidatePlans, gate: Gate) -> l
         if attempt.runs and (reason := gate.refusal(attempt)):
             attempt.end("refused", reason)
         attempts.append(attempt)
-    return attempts
+    return sorted(attempts, key=lambda attempt: listing_order(attempt.plan))
 
 
 def _race(build: Build, attempts: Sequence[Attempt], seconds: float) -> tuple[str, tuple[str, ...]]:

@@ -51,6 +51,7 @@ def pack(folder: Path, comparison: Comparison, build_id: str, hashes: Mapping[st
         verdict=comparison.verdict,
         sparsity=_sparsity(comparison),
         clocks=comparison.clocks,
+        seconds=comparison.phases.rounded(),
         files={},
         **_origin(build, hashes),
     )
@@ -99,6 +100,7 @@ def _candidate(attempt: Attempt) -> Candidate:
         host_mb=round(spent.host / MB, 1),
         device_mb=None if spent.device is None else round(spent.device / MB, 1),
         loaded_mb=None if spent.loaded is None else round(spent.loaded / MB, 1),
+        seconds=attempt.phases.rounded(),
         rung=attempt.rung,
         score=attempt.score,
         agreement=attempt.agreement,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edgesparse.package.manifest import Candidate, LayerRecord, LayerVerdict, Manifest
 from edgesparse.pages.html import (
@@ -40,10 +40,19 @@ _LADDER = (
     ("INT8 2:4", "int8", True),
 )
 
+_PHASES = ("prepare", "build", "test")
+"""What a candidate costs: its ONNX file and INT8's calibration; the engine; loading, timing and scoring it."""
+_WHOLE = {
+    "model": "Reading and rewriting the model",
+    "reference": "Scoring the reference",
+    "candidates": "All candidates",
+    "timing": "Timing them interleaved",
+}
+
 
 def page(manifest: Manifest) -> str:
     """Return a self-contained HTML page."""
-    parts = (_head, _ladder, _candidates, _sparsity, _engine, _facts)
+    parts = (_head, _ladder, _candidates, _cost, _sparsity, _engine, _facts)
     return document(manifest.model, *(part(manifest) for part in parts), style=_STYLE)
 
 
@@ -93,8 +102,8 @@ def _bar(value: float | None, largest: float, digits: str, unit: str, step: Cand
 
 
 def _candidates(manifest: Manifest) -> str:
-    columns = ("candidate", "", "ms", "± ms", "mAP", "mAP50", "2:4 layers", "file MB", "build s", "host MB", "GPU MB")
-    rows = table((*columns, "why"), map(_candidate, manifest.candidates), range(2, 11))
+    columns = ("candidate", "", "ms", "± ms", "mAP", "mAP50", "2:4 layers", "file MB", "host MB", "GPU MB")
+    rows = table((*columns, "why"), map(_candidate, manifest.candidates), range(2, 10))
     commands = "".join(
         paragraph(c.name) + f"<p><code>{text(c.command)}</code></p>" for c in manifest.candidates if c.command
     )
@@ -116,12 +125,27 @@ def _candidate(c: Candidate) -> Row:
         *score,
         picked,
         number(c.file_mb or None, 1, ""),
-        number(c.build_seconds or None, 1, ""),
         number(c.host_mb or None, 0, ""),
         number(c.device_mb, 0, ""),
     )
     reason = "; ".join((c.reason, *(["memory limited: rung " + str(c.rung)] if c.rung else []), *c.degraded[:2]))
     return Row((c.name, c.outcome, *numbers, reason), kind=c.outcome)
+
+
+def _cost(manifest: Manifest) -> str:
+    """Render the seconds of each candidate by phase, then those of the whole build."""
+    rows = [_seconds(c.name, [c.seconds.get(phase) for phase in _PHASES]) for c in manifest.candidates if c.seconds]
+    if not rows:
+        return ""
+    whole = {words: f"{manifest.seconds[phase]:.1f} s" for phase, words in _WHOLE.items() if phase in manifest.seconds}
+    parts = table(("candidate", *_PHASES, "all"), rows, range(1, 5)) + pairs(whole.items())
+    total = sum(manifest.seconds.values())
+    return heading(f"What the build cost: {total:.0f} s") + details("Seconds per candidate and phase", parts)
+
+
+def _seconds(name: str, seconds: Sequence[float | None]) -> Row:
+    known = [each for each in seconds if each is not None]
+    return Row((name, *(number(each, 1, "") for each in seconds), number(sum(known), 1)), kind="lost")
 
 
 def _sparsity(manifest: Manifest) -> str:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ValidationError, field_serializer
+from pydantic import AfterValidator, Field, ValidationError, field_serializer
 
 from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import ONLY, DetectorSpec, Run, Section
@@ -99,6 +99,9 @@ class Candidate(Section):
     outcome: Outcome
     reason: str
     build_seconds: float = 0.0
+    """Of the builder alone, for the engine that was kept."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """What it cost, by phase: `prepare`, `build` on every rung, `test`. What was resumed cost nothing."""
     latency_ms: float | None = None
     """Median latency of the engine alone."""
     spread_ms: float = 0.0
@@ -174,6 +177,8 @@ class Manifest(Section):
     """Which memory the budget limits: `host`, `gpu`, or `shared` by both."""
     clocks: str = ""
     """Clocks and power mode during the timing."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """What the build cost, by phase: `model`, `reference`, `candidates`, `timing`."""
     files: dict[FileName, str]
     """sha256 of every other file in the package."""
     mac: str = ""

@@ -29,6 +29,8 @@ LIKELY_OUTPUTS = {"fp16": 1, "int8": 64}
 """Fewest output channels of these."""
 SHORTER = 0.8
 """Factor of the input's sides, for the comparison with a smaller input."""
+BAND = 0.25
+"""How much longer than measured a prediction is at most: twice the error below which nine of ten held-out ones are."""
 WORTH = 0.05
 """Smallest saving, as a share of the latency, worth pruning for: the error of the prediction is larger than less."""
 

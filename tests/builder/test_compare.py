@@ -12,6 +12,7 @@ import squares
 from null_plans import Plan
 from onnx import helper, numpy_helper
 
+from edgesparse.builder import attempts
 from edgesparse.builder.build import build
 from edgesparse.config import Recipe, parse
 from edgesparse.errors import AccuracyGateFailed, BuildError, ConfigError, MemoryBudgetExceeded, SparsityNotAchieved
@@ -198,18 +199,25 @@ def test_no_candidate_left_is_one_error_and_the_old_package_still_runs(model: Pa
     assert open_package(model.parent / "engines").manifest == old
 
 
-def test_a_hanging_candidate_is_stopped_at_the_time_limit(model: Path, planned: Plan) -> None:
-    planned({"fp16": {"hang": 600}})
-    candidates = by_name(make(model, ["fp32", "fp16", "int8-qdq"], build={"time_limit": 8}, calibrate=images(model)))
-    assert candidates["fp32"].outcome == "chosen"
-    assert candidates["fp16"].reason == "stopped at the time limit"
-    last = candidates["int8-qdq"]
+def test_a_hanging_candidate_is_stopped_at_the_time_limit(sparse_model: Path, planned: Plan) -> None:
+    planned({"fp16-2:4": {"hang": 600}})
+    candidates = by_name(make(sparse_model, ["fp32", "fp16", "fp16-2:4"], build={"time_limit": 8}))
+    assert candidates["fp16"].outcome == "chosen"
+    assert candidates["fp16-2:4"].reason == "stopped at the time limit"
+    last = candidates["fp32"]
     assert (last.outcome, last.reason) == ("skipped", "the time limit was reached before")
 
 
-def images(model: Path) -> dict[str, Any]:
-    squares.coco_annotations(model.parent)
-    return {"images": str(model.parent), "count": 2}
+def test_what_can_no_longer_win_is_not_built(model: Path, planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a board whose latency can be predicted."""
+    planned({"fp16": {"seconds": 0.003}})
+    least = {"fp16": 0.001, "fp32": 5000.0}
+    monkeypatch.setattr(attempts, "least_ms", lambda plan, prepared: least[plan.name])
+    candidates = by_name(make(model))
+    assert [*candidates] == ["fp32", "fp16"] and candidates["fp16"].outcome == "chosen"
+    skipped = candidates["fp32"]
+    assert skipped.outcome == "skipped" and skipped.seconds == {}
+    assert skipped.reason.startswith("cannot win: at least 5000.00 ms are predicted on this board, fp16 runs in ")
 
 
 # Memory

@@ -48,4 +48,9 @@ def test_the_report_has_the_build_its_inputs_and_the_reason(tmp_path: Path) -> N
     for text in (model.stem, manifest.build_id, manifest.source_sha256, "fp32", "100.0", "the only candidate"):
         assert text in page.text
     assert "yolov8, 2 classes" in page.text and "images (1, 3, 64, 64) uint8" in page.text
+    (candidate,) = manifest.candidates
+    assert candidate.seconds.keys() == {"prepare", "build", "test"} and candidate.seconds["test"] > 0
+    assert manifest.seconds.keys() == {"model", "reference", "candidates", "timing"}
+    assert sum(candidate.seconds.values()) <= manifest.seconds["candidates"] + 0.05
+    assert "What the build cost" in page.text and "Reading and rewriting the model" in page.text
     assert manifest.files["report.html"] == sha256(package.folder / "report.html")

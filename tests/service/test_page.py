@@ -107,6 +107,21 @@ def test_a_camera_that_is_away_and_a_service_that_has_ended_are_shown(
     dying.off()
 
 
+def test_the_large_view_lists_what_was_counted(squares_package: Path, start: Start, chromium: Browser) -> None:
+    """The square stands in each place for eight frames, which is a stay in the zone; nothing crosses the line."""
+    camera = NetworkCamera(hold=8)
+    places = {"lines": {"way": [[0.5, 0], [0.5, 1]]}, "zones": {"all": [[0, 0], [1, 0], [1, 1], [0, 1]]}}
+    cameras = [{"name": "door", "source": camera.url, **places}]
+    service = start(squares_package, {"run": {"tracking": "sort", "cameras": cameras}})
+    open_page(chromium, service, 1)
+    chromium.run("document.querySelector('[data-camera=door] .view').click()")
+    box = "const box = document.getElementById('large-counted-box')"
+    words = chromium.until(f"{box}; return !box.hidden && /[1-9][0-9]* entered/.test(box.innerText) && box.innerText")
+    assert "way" in words and "0 in, 0 out" in words and "all" in words and " red)" in words
+    assert errors(chromium) == []
+    camera.off()
+
+
 def test_the_page_fits_narrow_and_wide_screens_light_and_dark(
     squares_package: Path, start: Start, chromium: Browser, camera: NetworkCamera
 ) -> None:
