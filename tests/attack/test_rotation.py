@@ -142,7 +142,7 @@ def test_the_web_page_refuses_the_former_token(tmp_path: Path) -> None:
     def answer(secret: str) -> int:
         request = Request(f"http://127.0.0.1:{port}/healthz", headers={"Authorization": f"Bearer {secret}"})
         try:
-            with urlopen(request, timeout=10) as response:
+            with urlopen(request, timeout=60) as response:
                 return int(response.status)
         except HTTPError as error:
             with error:

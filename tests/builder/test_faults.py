@@ -87,7 +87,7 @@ def test_a_terminated_build_ends_its_child(model: Path, planned: Plan, number: i
     process = started(model.parent)
     (child,) = children(process.pid)
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert missing(child)
     if number != signal.SIGKILL:
         assert process.returncode == 130 and err.strip().endswith("edgesparse: interrupted")
@@ -114,7 +114,7 @@ def test_a_second_build_is_refused_with_the_process_of_the_first(model: Path, pl
     with pytest.raises(PackageError, match=f"process {process.pid} is already building squares"):
         build(recipe(model, "fp32"), model.parent / "engines")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
 
 
 # A single child

@@ -33,7 +33,7 @@ def test_a_signal_ends_a_run_with_complete_outputs_and_a_summary(
     process.send_signal(signal.SIGUSR1)  # of no meaning here: nothing ends and nothing is lost
     grown_from(rows.stat().st_size, rows)
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     lines = [json.loads(line) for line in rows.read_text().splitlines()]
     assert f"\n{len(lines)} frames" in err and "interrupted" in err and "Traceback" not in err
@@ -50,7 +50,7 @@ def test_a_signal_during_a_build_leaves_no_package(started: Started, model: Path
         if line == "timing fp32\n":
             break
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.strip() == "edgesparse: interrupted"
     assert [path.name for path in (tmp_path / "engines/squares").iterdir()] == [".lock"]
 
@@ -61,7 +61,7 @@ def test_a_closed_pipe_ends_a_run_quietly(started: Started, model: Path) -> None
     process.stdout.readline()
     process.stdout.close()
     err = process.stderr.read()
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
     assert "Error" not in err and "Exception" not in err and "closed" in err
 
 

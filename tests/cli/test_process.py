@@ -142,7 +142,7 @@ def test_nohup_is_respected(started: Started, model: Path, tmp_path: Path) -> No
     running.send_signal(signal.SIGHUP)
     assert [running.stdout.readline().startswith("{") for _ in range(30)] == [True] * 30
     running.send_signal(signal.SIGINT)
-    running.communicate(timeout=20)
+    running.communicate(timeout=60)
     assert running.returncode == 0
 
 

@@ -194,7 +194,7 @@ def test_a_header_that_never_ends_is_given_up(
     site.header_pace = 0.1
     begin = time.monotonic()
     assert "no complete answer within 1 s" in refused(site, tmp_path)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize("where", ["https://host:port/x", "https://[::1/x", "https://host/a b?token=secret", "a\0b"])

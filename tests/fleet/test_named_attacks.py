@@ -164,7 +164,7 @@ def test_slow_retrieval(running: fleets.Fleet, monkeypatch: pytest.MonkeyPatch) 
     running.site.pace = 0.2
     begin = time.monotonic()
     assert "bytes per second arrived" in refused(running, DeployError)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
     recovers(running)
 
 

@@ -94,7 +94,7 @@ class FrameCounter:
     def __call__(self, step: str, done: int, total: int) -> None:
         current = self._service.current_status()
         # The status is written once per second, and this build takes less: before the switch, wait for the next one.
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while step == "switching" and current and time.monotonic() < until:
             if current.frames > self.frames.get("unpacking", 0):
                 break

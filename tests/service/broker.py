@@ -35,7 +35,7 @@ class Broker:
         self._process = subprocess.Popen(
             [str(MOSQUITTO), "-c", str(self._file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while True:
             client = paho.Client(CallbackAPIVersion.VERSION2)
             try:
@@ -50,7 +50,7 @@ class Broker:
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 class Subscriber:
@@ -69,11 +69,11 @@ class Subscriber:
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._connect(port)
         self._client.loop_start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
 
     def _connect(self, port: int) -> None:
         """A broker with two listeners opens one after the other."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             with suppress(OSError):
                 self._client.connect("127.0.0.1", port)
@@ -90,7 +90,7 @@ class Subscriber:
         with self._changed:
             return [json.loads(payload) for topic, payload, _ in self.received if topic.endswith(ending)]
 
-    def until(self, count: int, ending: str, seconds: float = 30.0) -> list[Any]:
+    def until(self, count: int, ending: str, seconds: float = 60.0) -> list[Any]:
         """Wait for that many different records and return them in the order of their first arrival."""
         with self._changed:
             self._changed.wait_for(lambda: len(distinct(self.locked_records(ending))) >= count, seconds)

@@ -73,7 +73,7 @@ class Browser:
         """Run a JavaScript function body and return its result."""
         return _call("POST", f"{self._at}/execute/sync", {"script": script, "args": []})
 
-    def until(self, script: str, seconds: float = 30.0) -> Any:
+    def until(self, script: str, seconds: float = 60.0) -> Any:
         """Wait until the script returns a true value, and return it."""
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
@@ -130,11 +130,11 @@ def browser(width: int = 1280, height: int = 1000) -> Iterator[Browser]:
             if session:
                 _call("DELETE", f"{at}/session/{session}")
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 def _wait(at: str) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while True:
         try:
             if _call("GET", f"{at}/status")["ready"]:

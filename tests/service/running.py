@@ -99,7 +99,7 @@ class Running:
     def get(self, path: str, **headers: str) -> tuple[int, bytes]:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return int(answer.status), bytes(answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -111,7 +111,7 @@ class Running:
         every = {"Content-Type": "application/json", **{key.replace("_", "-"): value for key, value in headers.items()}}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, every, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return int(answer.status), json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -145,7 +145,7 @@ class Running:
         """Stop the service. Returns the seconds that draining took."""
         begin = time.monotonic()
         self.signal(signal.SIGTERM)
-        self.process.wait(15)
+        self.process.wait(60)
         return time.monotonic() - begin
 
     def ended(self) -> str:

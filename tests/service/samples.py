@@ -64,7 +64,7 @@ def service_settings(**sections: Any) -> ServiceSettings:
     return settings_type()(**sections)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "never became true"

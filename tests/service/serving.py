@@ -60,7 +60,7 @@ class Served:
 
     def request(self, request: urllib.request.Request) -> Answer:
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return int(answer.status), dict(answer.headers), bytes(answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -76,7 +76,7 @@ class Served:
         self.web.close()
         self.stop.set()
         if self._thread.is_alive():
-            self._thread.join(10)
+            self._thread.join(60)
 
 
 def report_of(loop: Loop) -> Any:

@@ -33,7 +33,7 @@ def web(tmp_path: Path) -> Iterator[Web]:
 def request(web: Web, path: str) -> socket.socket:
     wire = socket.socket()
     wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    wire.settimeout(5)
+    wire.settimeout(60)
     wire.connect(("127.0.0.1", web.port))
     wire.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     return wire

@@ -207,7 +207,7 @@ class HomeAssistant:
 
     def until(self, entity: str, value: str) -> dict[str, Any]:
         """Wait for the state of an entity and return its attributes."""
-        wait_until(lambda: self.ask()["entities"].get(entity, {}).get("state") == value, 20)
+        wait_until(lambda: self.ask()["entities"].get(entity, {}).get("state") == value)
         attributes: dict[str, Any] = self.ask()["entities"][entity]
         return attributes
 

@@ -68,8 +68,7 @@ def test_nothing_is_lost_and_the_order_is_kept_across_restarts(
     feeding.start()
     subscriber.until(100, "door/detections")
     broker.off()
-    time.sleep(0.8)
-    assert mqtt.state.state.startswith("away: ")
+    wait_until(lambda: mqtt.state.state.startswith("away: "))
     broker.on()
     subscriber.until(500, "door/detections")
     broker.off()
@@ -104,7 +103,7 @@ def test_the_oldest_messages_beyond_the_bound_are_dropped_and_counted(
     filling = "x" * 2000
     for number in range(1000):
         mqtt.put("door/detections", {"n": number, "filling": filling})
-    wait_until(lambda: mqtt.state.dropped + mqtt.state.waiting == 1000 and mqtt.state.waiting < 500, 20)
+    wait_until(lambda: mqtt.state.dropped + mqtt.state.waiting == 1000 and mqtt.state.waiting < 500)
     broker.on()
     kept = 1000 - mqtt.state.dropped
     assert 400 < kept < 500
@@ -119,7 +118,7 @@ def test_undelivered_messages_are_delivered_by_the_next_process(
     numbers(mqtt, 0, 50)
     begin = time.monotonic()
     mqtt.close()
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 8
     broker.on()
     again = publisher(broker.port)
     numbers(again, 50, 60)
@@ -217,7 +216,7 @@ def test_closing_does_not_wait_for_a_broker_that_never_answers(publisher: Publis
         time.sleep(0.3)
         begin = time.monotonic()
         mqtt.close()
-        assert time.monotonic() - begin < 4
+        assert time.monotonic() - begin < 8
         assert mqtt.state.waiting == 10
 
 

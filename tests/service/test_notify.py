@@ -13,6 +13,8 @@ from running import Listener, Planned, Start
 
 from edgesparse.service.notify import Notify
 
+TIMEOUT_STOP_SEC = 8
+"""Of the unit: systemd kills a service that is not down by then."""
 DEMO = {"run": {"cameras": [{"name": "belt", "source": "demo", "size": "160x120"}]}}
 
 
@@ -60,8 +62,8 @@ def test_a_service_reports_its_life_cycle(planned_package: Planned, start: Start
     service.until(lambda status: "frames/s from 1 of 1 cameras, fp16 on null" in status["words"])
     service.notify.listen(1.5)
     assert any(line.startswith("STATUS=") and "of 1 cameras, fp16" in line for line in service.notify.lines())
-    assert service.stop() < 5
-    service.notify.until("STOPPING=1", 1)
+    assert service.stop() < TIMEOUT_STOP_SEC
+    service.notify.until("STOPPING=1")
     assert service.process.returncode == 0, service.ended()
 
 
@@ -71,11 +73,11 @@ def test_the_watchdog_is_not_fed_when_the_loop_hangs(planned_package: Planned, s
     service.until(lambda status: status["frames"] >= 59)
     service.notify.listen(0.5)
     assert "WATCHDOG=1" not in service.notify.listen(3.0)
-    status = service.until(lambda status: not status["healthy"], 15)
+    status = service.until(lambda status: not status["healthy"])
     assert "hung" in status["why"]
     assert service.get("/healthz")[0] == 503 and service.get("/readyz")[0] == 503
     assert "edgesparse_healthy 0.0" in service.get("/metrics")[1].decode()
-    assert service.stop() < 6
+    assert service.stop() < TIMEOUT_STOP_SEC
 
 
 def test_the_watchdog_is_fed_while_cameras_are_retried(planned_package: Planned, start: Start) -> None:
@@ -85,16 +87,16 @@ def test_the_watchdog_is_fed_while_cameras_are_retried(planned_package: Planned,
     service = start(planned_package({}), {"run": {"cameras": [{"name": "door", "source": away.url}]}})
     service.notify.until("WATCHDOG=1")
     assert service.notify.find("READY=1") is None
-    status = service.until(lambda status: status["cameras"][0]["state"] == "away", 10)
+    status = service.until(lambda status: status["cameras"][0]["state"] == "away")
     assert status["healthy"] and not status["detecting"] and not status["ready"] and "door" in status["why"]
     assert (service.get("/healthz")[0], service.get("/readyz")[0]) == (200, 503)
-    service.notify.until("READY=1", 20)
-    service.until(lambda status: status["ready"] and not status["detecting"], 5)
+    service.notify.until("READY=1")
+    service.until(lambda status: status["ready"] and not status["detecting"])
     away.on()
-    service.until(lambda status: status["detecting"], 20)
+    service.until(lambda status: status["detecting"])
     assert service.get("/readyz")[0] == 200
     away.off()
     begin = time.monotonic()
     service.signal(signal.SIGTERM)
-    service.process.wait(10)
-    assert time.monotonic() - begin < 5.5
+    service.process.wait(60)
+    assert time.monotonic() - begin < TIMEOUT_STOP_SEC

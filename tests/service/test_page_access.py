@@ -132,7 +132,7 @@ def test_the_zone_the_line_and_the_track_are_drawn(service: Running) -> None:
 
 def test_pausing_is_refused_from_other_sites_and_for_other_names(service: Running) -> None:
     def post(path: str, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
         connection.request("POST", path, headers={key.replace("_", "-"): value for key, value in headers.items()})
         answer = connection.getresponse()
         status, body = answer.status, answer.read()
@@ -180,7 +180,7 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
         # Closed also where the browser has left: a write to it fails then.
-        with closing(http.client.HTTPConnection("127.0.0.1", self.service_port, timeout=10)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.service_port, timeout=60)) as connection:
             connection.request(self.command, self.path.removeprefix("/edge"), body, headers)
             answer = connection.getresponse()
             body = answer.read()

@@ -131,7 +131,7 @@ def test_a_collector_that_does_not_answer_costs_no_frame(tmp_path: Path, collect
     assert sorted(times)[len(times) * 98 // 100] < 0.1
     begun = time.monotonic()
     traces.close()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 8
     if kind == "refuses":
         wait_until(lambda: traces.state.dropped)
         assert traces.state.state == f"{collector.url} does not accept traces"

@@ -63,7 +63,7 @@ class Opened:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < end, "waited ten seconds"
+        assert time.monotonic() < end, "waited a minute"
         time.sleep(0.002)

@@ -42,7 +42,7 @@ def test_a_patient_source_waits_for_its_camera(camera: Camera) -> None:
 def test_a_frame_wakes_the_loop(camera: Camera, source: LiveSource) -> None:
     source.awake = threading.Event()
     camera.frames.put(1)
-    assert source.awake.wait(10)
+    assert source.awake.wait(60)
     assert source.poll() is not None and source.poll() is None
 
 

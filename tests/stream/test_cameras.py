@@ -278,13 +278,13 @@ def test_cameras_that_hang_while_opening_do_not_delay_the_end(detector: Detector
     with Loop(feeds, detector, stop=stop) as loop:
         assert loop.run().frames == 0
         started = time.monotonic()
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 15
 
 
 def until(condition: object) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "waited twenty seconds"
+        assert time.monotonic() < end, "waited a minute"
         time.sleep(0.01)
 
 

@@ -333,7 +333,7 @@ def test_no_frame_is_lost_when_the_engine_is_replaced(tmp_path: Path) -> None:
         loop.replace(cameras, new)
         assert old.in_flight == 0
         old.close()
-        runs.join(20)
+        runs.join(60)
         assert not runs.is_alive()
     assert sink.indices == list(range(200))
     assert len(before) + len(after) == 2 * 200 and after

@@ -80,9 +80,9 @@ def children() -> list[str]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < end, "waited twenty seconds"
+        assert time.monotonic() < end, "waited a minute"
         time.sleep(0.01)
 
 
@@ -227,7 +227,8 @@ class Late(Numbered):
 
 
 @pytest.mark.parametrize(
-    ("late", "message", "least"), [((0.05,), r"no frame for 1\.0 s", 0.9), ((0.6, 0.6), r"3 frames in 1\.[4-6] s", 0.1)]
+    ("late", "message", "least"),
+    [((0.05,), r"no frame for 1\.0 s", 0.9), ((0.6, 0.6), r"3 frames in (1\.[4-9]|2\.[01]) s", 0.1)],
 )
 def test_late_frames_do_not_restart_the_whole_wait(late: tuple[float, ...], message: str, least: float) -> None:
     capture = IsolatedOpener(partial(Late, *late), "camera", read_seconds=1.0)()
@@ -235,7 +236,7 @@ def test_late_frames_do_not_restart_the_whole_wait(late: tuple[float, ...], mess
     started = time.monotonic()
     with pytest.raises(SourceError, match=f"^{message}$"):
         capture.grab()
-    assert least <= time.monotonic() - started < 0.9 + least
+    assert least <= time.monotonic() - started < 2 + least
     capture.release()
 
 
@@ -269,7 +270,7 @@ def test_an_attempt_that_fails_leaves_the_others_running(tmp_path: Path) -> None
     hanging.release()
     attempts = [_attempt(refuse), _attempt(crash)]
     with pytest.raises(CameraUnavailable):
-        isolated._first_answer(attempts, time.monotonic() + 20)
+        isolated._first_answer(attempts, time.monotonic() + 60)
     assert attempts == []
 
 
@@ -295,7 +296,7 @@ def test_a_capture_that_hangs_does_not_delay_another() -> None:
     waiting.start()
     started = time.monotonic()
     capture = IsolatedOpener(Numbered, "camera")()
-    assert capture.grab() and time.monotonic() - started < 5
+    assert capture.grab() and time.monotonic() - started < 8
     capture.release()
 
 

@@ -189,7 +189,7 @@ def test_a_driver_that_never_returns_does_not_use_up_threads(
     assert camera.openings == 1 + live.MOST_STUCK
     assert "the driver returns from none of 4 attempts" in [thread.why for thread in thread_states()]
     source.close()
-    reader.join(5)
+    reader.join(60)
     assert not reader.is_alive()
 
 
@@ -233,7 +233,7 @@ def test_close_ends_a_waiting_read(camera: Camera, source: LiveSource) -> None:
     reader = threading.Thread(target=lambda: frames.put(source.read()))
     reader.start()
     source.close()
-    assert frames.get(timeout=5) is None
+    assert frames.get(timeout=60) is None
     reader.join()
     source.close()
     assert source.read() is None
