@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -28,7 +28,17 @@ from edgesparse import redaction
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=os.environ.get("CI") == "true")
 hypothesis.settings.load_profile("tests")
 
+MEASURED = ("builder", "cli", "fleet", "service", "stream")
+"""Folders whose tests start processes that run what no test runs in its own."""
 REAL = Path(os.environ.get("EDGESPARSE_REAL", Path(__file__).parents[2] / "shared" / "real"))
+
+
+@pytest.hookimpl(specname="pytest_collection_modifyitems")
+def pytest_long_files_first(items: list[pytest.Item]) -> None:
+    """With several processes, files with a test marked `long` start first: at the end, no process waits for one."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        long = {item.path for item in items if item.get_closest_marker("long")}
+        items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +89,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_process() -> Iterator[OwnProcess]:
     yield (process := OwnProcess())
     process.close()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Child processes are measured only below MEASURED: to trace one takes half of its time again."""
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    names = [name for name in os.environ if name.startswith("COVERAGE_") and folder not in MEASURED]
+    removed = {name: os.environ.pop(name) for name in names}
+    result = yield
+    os.environ.update(removed)
+    return result
 
 
 @pytest.hookimpl(tryfirst=True)

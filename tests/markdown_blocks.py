@@ -83,9 +83,7 @@ def run_block(block: Block, folder: Path) -> None:
 
 def run_command(command: list[str], folder: Path, where: str, expected: int = 0) -> str:
     """Standard output of a command that ends with the expected code."""
-    # Without coverage, which other tests measure of the same commands: it would take half of their time again.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     result = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
     )

@@ -37,27 +37,31 @@ def test_every_test_file_is_collected_by_a_plain_run() -> None:
     assert on_disk - collected == set()
 
 
-@pytest.mark.parametrize(
-    ("body", "outcomes", "message"),
-    [
-        ("@pytest.mark.device\ndef test_a(): pytest.skip('no device')", "1 skipped", "no run of 'device' is on record"),
-        ("def test_a(): pytest.skip('not today')", "1 failed", "without a marker that says what it needs"),
-        (
-            "@pytest.mark.slow\ndef test_a(): pytest.skip('slow')",
-            "1 failed",
-            "without a marker that says what it needs",
-        ),
-        ("@pytest.mark.skip(reason='later')\ndef test_a(): ...", "1 error", "without a marker"),
-        ("@pytest.mark.skipif(True, reason='x')\ndef test_a(): ...", "1 error", "without a marker"),
-        ("@pytest.fixture\ndef f(): pytest.skip('x')\ndef test_a(f): ...", "1 error", "without a marker"),
-        ("pytest.importorskip('no_such_module')", "1 error", "skipped as a whole without the name of a marker"),
-        ("pytest.importorskip('no_such_module', reason='device: none')", "1 skipped", "device: none"),
-    ],
-)
-def test_a_skip_needs_a_marker_that_states_what_is_needed(
-    tmp_path: Path, body: str, outcomes: str, message: str
-) -> None:
-    (tmp_path / "pytest.ini").write_text(INI)
-    (tmp_path / "test_sample.py").write_text(f"import pytest\n{body}\n")
-    done = plain_pytest(tmp_path, "-p", "skips", "-rs")
-    assert outcomes in done.stdout and message in done.stdout, done.stdout
+SAMPLES = [
+    ("@pytest.mark.device\ndef test_a(): pytest.skip('no device')", "SKIPPED", "no run of 'device' is on record"),
+    ("def test_a(): pytest.skip('not today')", "FAILED", "without a marker that says what it needs"),
+    ("@pytest.mark.slow\ndef test_a(): pytest.skip('x')", "FAILED", "without a marker that says what it needs"),
+    ("@pytest.mark.skip(reason='later')\ndef test_a(): ...", "ERROR", "without a marker"),
+    ("@pytest.mark.skipif(True, reason='x')\ndef test_a(): ...", "ERROR", "without a marker"),
+    ("@pytest.fixture\ndef f(): pytest.skip('x')\ndef test_a(f): ...", "ERROR", "without a marker"),
+    ("pytest.importorskip('no_such_module')", "ERROR", "skipped as a whole without the name of a marker"),
+    ("pytest.importorskip('no_such_module', reason='device: none')", "SKIPPED", "device: none"),
+]
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What pytest prints about files of these bodies."""
+    folder = tmp_path_factory.mktemp("samples")
+    (folder / "pytest.ini").write_text(INI)
+    for number, (body, _, _) in enumerate(SAMPLES):
+        (folder / f"test_sample_{number}.py").write_text(f"import pytest\n{body}\n")
+    return plain_pytest(folder, "--continue-on-collection-errors", "-p", "skips", "-rsfE").stdout
+
+
+@pytest.mark.parametrize("number", range(len(SAMPLES)))
+def test_a_skip_needs_a_marker_that_states_what_is_needed(printed: str, number: int) -> None:
+    _, outcome, message = SAMPLES[number]
+    file = rf"test_sample_{number}\.py"
+    assert re.search(rf"^{outcome} .*{file}", printed, re.MULTILINE), printed
+    assert re.search(rf"{file}.*{message}", printed), printed

@@ -33,6 +33,7 @@ def test_detect_on_a_camera(tmp_path: Path) -> None:
     assert result.stderr.splitlines()[-1].startswith("detect.py: no camera 0")
 
 
+@pytest.mark.long
 def test_the_demo(tmp_path: Path) -> None:
     printed = run_command([str(ROOT / "scripts" / "demo"), str(tmp_path)], ROOT, "scripts/demo")
     score = re.search(r"mAP ([\d.]+)  mAP50", printed)

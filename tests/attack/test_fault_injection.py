@@ -17,6 +17,7 @@ import pytest
 from faults import SECRETS, Kind
 
 
+@pytest.mark.long
 @pytest.mark.root
 @pytest.mark.mosquitto
 @pytest.mark.timeout(300)

@@ -19,6 +19,7 @@ from targets import TARGETS, Target
 from edgesparse.errors import ConfigError
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_damaged_files_end_in_one_line_at_most() -> None:
     outcomes = list(fuzz.fuzz(fuzz.cases_of(TARGETS, 0, 70 * len(TARGETS)), 2))

@@ -15,6 +15,7 @@ from scenarios import SCENARIOS
 HEAVY = ("download", "delta", "clips")
 
 
+@pytest.mark.long
 @pytest.mark.strace
 @pytest.mark.skipif(not trace_program.AVAILABLE, reason="needs strace, and the permission to trace")
 @pytest.mark.parametrize("name", SCENARIOS)

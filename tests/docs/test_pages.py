@@ -30,6 +30,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_what_a_page_shows_runs(page: Path, reader: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(reader, tmp_path / "reader")

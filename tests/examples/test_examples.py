@@ -12,6 +12,7 @@ from markdown_blocks import LANGUAGES, ROOT, blocks, run_block
 EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_the_commands_of_an_example_run(example: Path, tmp_path: Path) -> None:
     """The copy is next to the package and the images that examples read through ../.."""

@@ -16,6 +16,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scenario", "least"), [("update", 30), ("first", 8), ("sick", 12), ("rollback", 8), ("recover", 5)]
 )

@@ -121,7 +121,7 @@ def test_drift_is_shown_with_links_to_examples(service: Running, chromium: Brows
 
 def test_the_zone_the_line_and_the_track_are_drawn(service: Running) -> None:
     service.get("/camera/door.jpg")
-    status, jpeg = service.get("/camera/door.jpg?after=1")
+    status, jpeg = service.get("/camera/door.jpg?after=1&max_age_ms=5000")
     assert status == 200
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
@@ -149,7 +149,7 @@ def test_pausing_is_refused_from_other_sites_and_for_other_names(service: Runnin
     assert post("/camera/cellar/pause") == (404, b'{"why": "no such camera: known here are door"}')
     assert post("/camera/door/explode")[0] == 404
     assert service.get("/camera/door/pause")[0] == 405
-    assert service.status()["cameras"][0]["state"] == "live"
+    service.until(lambda status: status["cameras"][0]["state"] == "live")
     assert json.loads(post("/camera/door/pause")[1]) == {"camera": "door", "paused": True}
     assert post("/camera/door/resume", Origin="http://127.0.0.1:1")[0] == 403, "another program of this machine"
     assert post("/camera/door/resume", Origin="http://proxy.local:1", Sec_Fetch_Site="cross-site")[0] == 403

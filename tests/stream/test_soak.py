@@ -16,6 +16,7 @@ from rtsp import INSTALL, RtspServer
 SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
 
+@pytest.mark.long
 @pytest.mark.rtsp
 def test_every_camera_comes_back_and_nothing_is_left_over(real: Path, tmp_path: Path) -> None:
     if not RtspServer.available() or shutil.which("gst-launch-1.0") is None:

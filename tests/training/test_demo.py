@@ -46,6 +46,7 @@ def padded(*boxes: tuple[float, ...]) -> Any:
     return rows
 
 
+@pytest.mark.long
 def test_the_whole_script_on_a_few_scenes(tmp_path: Path) -> None:
     script = str(ROOT / "scripts" / "train_demo_model")
     command = [sys.executable, script, "--tiny", "--device", "cpu", "--out", str(tmp_path)]
