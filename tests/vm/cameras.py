@@ -23,9 +23,9 @@ CAMERA = Path("/dev/video0")
 SIZE, FPS = (320, 180), 5.0
 
 
-def control(*options: str) -> str:
+def control(*options: str, device: Path = CAMERA) -> str:
     """Run v4l2-ctl, and return its output and errors."""
-    done = subprocess.run(["v4l2-ctl", "-d", str(CAMERA), *options], capture_output=True, text=True, check=False)
+    done = subprocess.run(["v4l2-ctl", "-d", str(device), *options], capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
 
@@ -62,6 +62,37 @@ def frames(source: Source, count: int = 5) -> list[tuple[int, ...]]:
         assert frame is not None
         shapes.append(frame.image.shape)
     return shapes
+
+
+TWO = "n_devs=2 node_types=0x1,0x1 num_inputs=1,1 input_types=0x00,0x03"
+"""A webcam, which has some sizes and rates, and an HDMI input, which scales to any size at the rate of its signal."""
+
+
+def several() -> list[list[Any]]:
+    """Read two devices beside each other, in several sizes and rates. Returns the shape of the last frame of each, and
+    what the webcam's driver says of its rate.
+    """
+    subprocess.run(["modprobe", "vivid", *TWO.split()], check=True)
+    webcam, hdmi = CAMERA, Path("/dev/video1")
+    while not hdmi.exists():
+        time.sleep(0.1)
+    results = []
+    for size, fps, other in (
+        ((640, 360), 15.0, (324, 180)),
+        ((500, 300), 10.0, (332, 187)),
+        ((320, 180), 5.0, (64, 35)),
+    ):
+        first = open_source(str(webcam), size=size, fps=fps, patient=True)
+        second = open_source(str(hdmi), size=other, patient=True)
+        try:
+            for source in (first, second):
+                until(source, "live")
+            rate = control("--get-parm", device=webcam).partition("Frames per second: ")[2].split()[0]
+            results.append([frames(first)[-1], frames(second)[-1], float(rate)])
+        finally:
+            first.close()
+            second.close()
+    return results
 
 
 def fault(name: str) -> dict[str, Any]:

@@ -36,6 +36,15 @@ def camera(machine: Machine) -> Answer:
     return run
 
 
+def test_several_devices_sizes_and_rates(camera: Answer) -> None:
+    """A size that the webcam lacks becomes the next larger one, and an odd height of the input the next even one."""
+    assert camera(cameras.several) == [
+        [[360, 640, 3], [180, 324, 3], 15.0],
+        [[360, 640, 3], [186, 332, 3], 10.0],
+        [[180, 320, 3], [34, 64, 3], 5.0],
+    ]
+
+
 @pytest.mark.parametrize(
     "fault",
     ["inject_v4l2_buf_flag_error", "inject_fatal_streaming_error", "inject_vidioc_qbuf_or_vidioc_pre"],
