@@ -55,7 +55,7 @@ def prune(target: Path, output: Path, layers: tuple[str, ...], as_json: bool, **
     --images but no training: it refits each layer to its dense output. With --layers auto, implied by --share,
     --max-drop and --device, it prunes the layers that change the outputs least for the time they save: as many as cost
     one point of mAP on --annotations, unless --share or --max-drop is set. With --steps it then trains all weights
-    together, their zeros unchanged, until images held out no longer improve; a few hundred steps keep much more.
+    together, their layers still 2:4, until images held out no longer improve; a few hundred steps keep much more.
 
     channels makes layers narrower, or removes them, where INT8 is predicted to be faster on --device, by default
     orin-nano-8gb: as far as costs one point, or --max-drop, or until --share of the time is saved. The other weights

@@ -44,10 +44,6 @@ from edgesparse.tasks.writing import check_outputs, write
 PruneMethod = Literal["magnitude", "reconstruct", "channels"]
 Report = PruneReport | ReconstructReport | NarrowReport
 Pruned = tuple[Model, Report, ConfidenceShift | None]
-TRAINING = {"batch": 4, "rate": 5e-4, "feature_weight": 4.0}
-"""Of `training.lessons.Lesson`: images per step, for 2 GB of memory, Adam's learning rate, relative to the weights, and
-how much the tensors inside count.
-"""
 FEATURES = 40
 """The most tensors inside that the training compares."""
 
@@ -243,7 +239,9 @@ def _task(scored: ScoredModel) -> Task:
 
 def training_values(dense: Model, pruned: Model, spec: DetectorSpec) -> dict[str, Any]:
     """Return the values of a training.lessons.Lesson, but for its steps. Raises what `compared` raises."""
-    return {**compared(dense, pruned, spec, FEATURES), **TRAINING}
+    from edgesparse.training.refine import settings
+
+    return {**compared(dense, pruned, spec, FEATURES), **settings()}
 
 
 def refiner(scored: ScoredModel, options: PruneOptions, progress: Progress) -> Refine:

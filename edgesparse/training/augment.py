@@ -48,6 +48,13 @@ def augmented(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return _colored(mixed, generator)
 
 
+def mixed(images: Tensor, count: int, strong: int, generator: torch.Generator) -> Tensor:
+    """Return `count` images as `varied` does, but the first `strong` (less than `count`) as `augmented` does."""
+    if strong == 0:
+        return varied(images, count, generator)
+    return torch.cat([augmented(images, strong, generator), varied(images, count - strong, generator)])
+
+
 def varied(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return `count` images [count, 3, H, W], float32 0..255, of images uint8 [N, 3, H, W], mildly changed: scaled,
     shifted, brighter or darker, and half of them mirrored.

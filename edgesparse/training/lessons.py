@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class Lesson:
     meaning of the maps' channels.
     `blend`: Relu nodes of the student that were SiLU. `readers`, `scales_of`, `int8_layers`, `placement`: where values
     are rounded to INT8 (QdqPlan), empty without INT8. `scale`, `mean`, `std`: how pixels 0..255 become the input.
-    Training ends after `minutes` or `steps`, whichever comes first.
+    Training ends after `minutes` or `steps`, whichever comes first. `strong`: so many images of a batch does a Refiner
+    change strongly.
     """
 
     maps: Sequence[str]
@@ -59,6 +61,7 @@ class Lesson:
     minutes: float = 10.0
     steps: int = 1_000_000
     batch: int = 32
+    strong: int = 0
     rate: float = 5e-4
     seed: int = 0
     feature_weight: float = 1.0
@@ -79,8 +82,14 @@ class Lesson:
 
     def input(self, pixels: Tensor) -> Tensor:
         """Return the networks' input for pixels 0..255 [B, 3, H, W]."""
-        mean, std = (torch.tensor(v, device=pixels.device).reshape(1, 3, 1, 1) for v in (self.mean, self.std))
-        return (pixels.float() * self.scale - mean) / std
+        mean, std = self._mean_and_std(pixels.device)
+        images: Tensor = (pixels.float() * self.scale - mean) / std
+        return images
+
+    @cached_property
+    def _mean_and_std(self) -> Callable[[torch.device], Tensor]:
+        """Gives both, [2, 1, 3, 1, 1], on a device, to which they are copied once: a GPU waits for each copy."""
+        return cache(torch.tensor([self.mean, self.std]).reshape(2, 1, 3, 1, 1).to)
 
     def loss(self, student: Network, teacher: Network, images: Tensor, features: Sequence[str]) -> Tensor:
         """Return how far the student's maps and `features` are from the teacher's on the networks' input `images`."""

@@ -21,17 +21,21 @@ from edgesparse.training.operators import OPERATORS, ConvGeometry
 Readers = Mapping[str, Mapping[str, set[int]]]
 """For each quantized tensor, the nodes that read it quantized (by their first output), and at which inputs."""
 
+See = Callable[[NodeProto, list[Tensor | None]], None]
+
 
 class Network(nn.Module):
     """Runs the nodes that compute `outputs`; `forward` returns these tensors by name.
 
-    `blend`: names of Relu nodes that replaced SiLU; they compute `mix` * SiLU + (1 - `mix`) * ReLU. Layers that are 2:4
-    keep their zeros. Raises ModelError, naming the node, for one that has no PyTorch counterpart.
+    `masks`: for each 2:4 weight, by its key in `weights`, which of its values count; those of others are ignored. With
+    `straight`, gradients reach the others too, as if they counted (a straight-through estimator).
+    `blend`: names of Relu nodes that replaced SiLU; they compute `mix` * SiLU + (1 - `mix`) * ReLU. Raises
+    ModelError, naming the node, for one that has no PyTorch counterpart.
     """
 
     def __init__(self, model: ModelProto, outputs: Sequence[str], blend: Sequence[str] = ()) -> None:
         super().__init__()
-        self.outputs, self.mix = tuple(outputs), 0.0
+        self.outputs, self.mix, self.straight = tuple(outputs), 0.0, False
         self.quantizers = nn.ModuleDict()
         self.readers: Readers = {}
         self._wiring = Wiring(model.graph)
@@ -43,12 +47,15 @@ class Network(nn.Module):
         self._steps = [(node, self._step(node)) for node in self._nodes]
         self._spent = _spent(self._nodes, outputs)
         self._quantized_weights: frozenset[str] = frozenset()
-        self._masks()
+        self._add_masks()
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, see: See | None = None) -> dict[str, Tensor]:
+        """`see` is called with each node and its inputs."""
         values = {self._image: image}
         for (node, step), spent in zip(self._steps, self._spent, strict=True):
             inputs = [self._read(values, node, i, name) for i, name in enumerate(node.input)]
+            if see is not None:
+                see(node, inputs)
             results = step(self, *inputs)
             values.update(zip(node.output, results if isinstance(results, tuple) else (results,), strict=False))
             for name in spent:
@@ -74,7 +81,7 @@ class Network(nn.Module):
         for name, key in self._keys.items():
             place = self.weights if key in self.weights else self.biases
             value = place[key].detach().float()
-            if key in self.weights and (mask := self._mask(key)) is not None:
+            if (mask := self._mask(key)) is not None:
                 value = value * mask
             kind = wiring.stored[name].data_type
             array = value.cpu().numpy()
@@ -86,6 +93,28 @@ class Network(nn.Module):
         with torch.no_grad():
             for mean, own in zip(self.parameters(), other.parameters(), strict=True):
                 mean.lerp_(own, 1 - stays)
+
+    @torch.no_grad()
+    def input_squares(self, image: Tensor) -> dict[str, Tensor]:
+        """Return, by a weight's key, the mean square of each input channel [I] of its convolution, unless grouped.
+
+        `image` [B, 3, H, W] is the network's input. A weight that several nodes read has the mean of theirs.
+        """
+        squares: dict[str, list[Tensor]] = {}
+
+        def see(node: NodeProto, inputs: list[Tensor | None]) -> None:
+            if node.op_type == "Conv" and (x := inputs[0]) is not None:
+                key = self._keys[node.input[1]]
+                if x.shape[1] == self.weights[key].shape[1]:
+                    squares.setdefault(key, []).append(x.square().mean((0, 2, 3)))
+
+        self.forward(image, see)
+        return {key: torch.stack(values).mean(0) for key, values in squares.items()}
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        masks = {key: self._mask(key) for key in self.weights}
+        return {key: mask for key, mask in masks.items() if mask is not None}
 
     def magnitudes(self) -> dict[nn.Parameter, Tensor]:
         """Return how large each parameter's values are: of weights, the root mean square of an output channel's nonzero
@@ -140,8 +169,7 @@ class Network(nn.Module):
         name = layer_name(node)
 
         def run(network: Network, x: Tensor, *_: Tensor | None) -> Tensor:
-            values, mask = network.weights[weight], network._mask(weight)
-            values = values if mask is None else values * mask
+            values = network._masked(weight)
             if name in network._quantized_weights:
                 values = rounded_weights(values)
             return geometry.run(x, values, network.biases[bias] if bias is not None else None)
@@ -163,11 +191,18 @@ class Network(nn.Module):
             place[key] = nn.Parameter(torch.from_numpy(array.astype("float32")))
         return key
 
-    def _masks(self) -> None:
+    def _masked(self, key: str) -> Tensor:
+        weight: Tensor = self.weights[key]
+        mask = self._mask(key)
+        if mask is None:
+            return weight
+        return weight - (weight * ~mask).detach() if self.straight else weight * mask
+
+    def _add_masks(self) -> None:
         for key, weight in self.weights.items():
             mask = weight.detach() != 0
             if is_2to4(mask):
-                self.register_buffer(f"mask_{key}", mask, persistent=False)
+                self.register_buffer(f"mask_{key}", mask)
 
     def _mask(self, key: str) -> Tensor | None:
         mask: Tensor | None = getattr(self, f"mask_{key}", None)

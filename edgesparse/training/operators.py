@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,14 +52,14 @@ class ConvGeometry:
 
 
 def _pointwise(function: Callable[..., Tensor]) -> Callable[[NodeProto, Constants], Step]:
-    """Elementwise operators, whose inputs are tensors or constants."""
+    """Elementwise operators, whose inputs are tensors or constants. These are copied to a device once."""
 
     def make(node: NodeProto, constants: Constants) -> Step:
-        fixed = [None if c is None else torch.from_numpy(c.copy()) for c in constants]
+        fixed = [None if c is None else cache(torch.from_numpy(c.copy()).to) for c in constants]
 
         def run(*inputs: Tensor | None) -> Tensor:
             some = next(x for x in inputs if x is not None)
-            values = [x if f is None else f.to(some.device, some.dtype) for x, f in zip(inputs, fixed, strict=True)]
+            values = [x if f is None else f(some.device, some.dtype) for x, f in zip(inputs, fixed, strict=True)]
             return function(*values)
 
         return run
@@ -129,10 +130,10 @@ def _gather(node: NodeProto, constants: Constants) -> Step:
     if index is None:
         raise ModelError(f"Gather {layer_name(node)} has a computed index: it cannot be trained")
     number = torch.from_numpy(index.copy()).long()
+    copy = cache(number.to)
 
     def run(x: Tensor, *_: Tensor | None) -> Tensor:
-        at = number.to(x.device)
-        return x.select(axis, int(at)) if at.ndim == 0 else x.index_select(axis, at)
+        return x.select(axis, int(number)) if number.ndim == 0 else x.index_select(axis, copy(x.device))
 
     return run
 

@@ -1,9 +1,9 @@
-"""Trains a pruned model until it computes what the dense one does, without labels, under its 2:4 masks.
+"""Trains a pruned model until it computes what the dense one does, without labels, at 2:4.
 
 Fitting layer by layer (`sparsity.reconstruct`) leaves errors that only the layers together can remove. Here all weights
 and biases move at once, by Adam, to lower the difference of the maps, weighted by what the dense model detects, and of
-features inside (Hinton et al., "Distilling the Knowledge", 2015). Images held out decide: where the error on them does
-not fall, the training goes back to the best weights and continues more slowly.
+features inside (Hinton et al., "Distilling the Knowledge", 2015), and at first masks move too (`moving`). Images held
+out decide: where the error on them does not fall, the training goes back to the best weights and continues more slowly.
 """
 
 from __future__ import annotations
@@ -24,11 +24,18 @@ from torch import Tensor
 from edgesparse.errors import CalibrationError
 from edgesparse.progress import Progress
 from edgesparse.sparsity.reconstruct_report import Refinement
-from edgesparse.training.augment import varied
+from edgesparse.training.augment import mixed
 from edgesparse.training.distill import save_checkpoint
 from edgesparse.training.lessons import Lesson
+from edgesparse.training.moving import MovingMasks, input_sizes
 from edgesparse.training.network import Network
 
+TRAINING = {"batch": 4, "rate": 5e-4, "feature_weight": 4.0}
+"""Of a Lesson on a processor: images per step, for 2 GB of memory, Adam's learning rate, relative to the weights, and
+how much the features count."""
+GPU_TRAINING = {**TRAINING, "batch": 16, "strong": 8, "rate": 1e-3}
+"""On a GPU a step of 16 images takes about as long. Of many images some may be changed strongly; with few per step and
+few steps, that raises the error."""
 HOLD_OUT = 10
 """Each HOLD_OUT-th image is held out; of fewer images the first."""
 CHECKS = 8
@@ -41,8 +48,19 @@ WARM = 20
 """Steps over which the learning rate rises."""
 LARGEST = 5.0
 """The largest norm of the gradient."""
+MOVING = 0.5
+"""The share of the steps during which masks move."""
+EVERY = 10
+"""Steps between two choices of the masks."""
+MEASURED = 16
+"""The most images on which the sizes of the layers' inputs are measured."""
 STAYS = 0.99
 """How much of the averaged weights stays per step; less in the first steps."""
+
+
+def settings() -> dict[str, Any]:
+    """Return the values of a Lesson that suit this machine."""
+    return GPU_TRAINING if torch.cuda.is_available() else TRAINING
 
 
 @dataclass(frozen=True)
@@ -72,7 +90,7 @@ class Refiner:
     def __call__(
         self, dense: ModelProto, pruned: ModelProto, checkpoint: Path | None, progress: Progress
     ) -> tuple[ModelProto, Refinement]:
-        """Return `pruned` with trained weights and the same zeros, or itself if the images held out show no gain.
+        """Return `pruned` with trained weights, its layers still 2:4, or itself if the images held out show no gain.
 
         `dense` has its channels in the order of `pruned`. `checkpoint`: a file from which an interrupted call continues
         to the same result. Raises ModelError.
@@ -109,14 +127,18 @@ class _Training:
     def __init__(self, refiner: Refiner, teacher: Network, student: Network, checkpoint: Path | None) -> None:
         self.lesson, self.checkpoint = refiner.lesson, checkpoint
         self.teacher, self.student = teacher, student
-        self.average = deepcopy(student).requires_grad_(False)
-        self.best = deepcopy(self.average)
-        self.sizes = student.magnitudes()
-        self.optimizer = torch.optim.Adam(list(self.sizes), lr=self.lesson.rate, eps=1e-12)
         self.device = next(student.parameters()).device
         pixels = torch.from_numpy(refiner.pixels).to(self.device)
         apart = torch.arange(len(pixels)) % HOLD_OUT == 0
         self.held_out, self.images = pixels[apart], pixels[~apart]
+        inputs = self._input_sizes()
+        self.sizes = student.magnitudes()
+        for key, size in inputs.items():
+            self.sizes[student.weights[key]] = self.sizes[student.weights[key]] / size
+        self.masks = MovingMasks(student, teacher, inputs)
+        self.average = deepcopy(student).requires_grad_(False)
+        self.best = deepcopy(self.average)
+        self.optimizer = torch.optim.Adam(list(self.sizes), lr=self.lesson.rate, eps=1e-12)
         self.state = _State()
 
     def run(self, progress: Progress) -> Refinement:
@@ -139,20 +161,25 @@ class _Training:
         lesson, step = self.lesson, self.state.step
         schedule = min(1.0, (step + 1) / WARM) * (0.505 + 0.495 * cos(pi * step / lesson.steps))
         self.optimizer.param_groups[0]["lr"] = lesson.rate * self.state.pace * schedule
+        self.student.straight = moving = step < MOVING * lesson.steps
+        if moving and step and step % EVERY == 0:
+            self.masks.choose(self.average)
         # per step, so that a training that continues draws the same images
         generator = torch.Generator(self.device).manual_seed(lesson.seed + 1_000_003 * step)
-        loss = self._loss(self.student, varied(self.images, lesson.batch, generator))
+        loss = self._loss(self.student, mixed(self.images, lesson.batch, lesson.strong, generator))
         if not isfinite(loss.item()):
             return False
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), LARGEST)
         self._move()
+        if moving:
+            self.masks.decay()
         self.average.follow(self.student, step, STAYS)
         return True
 
     def _move(self) -> None:
-        """Take Adam's step, relative to magnitudes: those of channels differ widely once batch norm is folded in."""
+        """Take Adam's step, relative to `sizes`: those of channels differ widely once batch norm is folded in."""
         parameters = list(self.sizes)
         before = [parameter.detach().clone() for parameter in parameters]
         self.optimizer.step()
@@ -161,9 +188,15 @@ class _Training:
                 parameter.sub_(old).mul_(self.sizes[parameter]).add_(old)
 
     def _loss(self, network: Network, pixels: Tensor) -> Tensor:
-        lesson = self.lesson
-        images = lesson.input(pixels).contiguous(memory_format=torch.channels_last)
-        return lesson.loss(network, self.teacher, images, lesson.features)
+        return self.lesson.loss(network, self.teacher, self._input(pixels), self.lesson.features)
+
+    def _input(self, pixels: Tensor) -> Tensor:
+        return self.lesson.input(pixels).contiguous(memory_format=torch.channels_last)
+
+    def _input_sizes(self) -> dict[str, Tensor]:
+        some = self.images[:: -(-len(self.images) // MEASURED)]
+        parts = some.split(self.lesson.batch)  # type: ignore[no-untyped-call]
+        return input_sizes(self.teacher, [self._input(part) for part in parts])
 
     def _error(self) -> float:
         """The loss of the averaged weights on the images held out."""

@@ -1,8 +1,9 @@
-"""A pruned network is trained to match the dense one: under its masks, never for the worse, resumed exactly."""
+"""A pruned network is trained to match the dense one: at 2:4, never for the worse, resumed exactly."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from edgesparse.progress import quiet
 from edgesparse.runtime.heads.base import CENTERED
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.prune import prune
+from edgesparse.tasks.prune import training_values
 
 if TYPE_CHECKING:
     from edgesparse.training.refine import Refiner
@@ -58,7 +60,7 @@ def same(first: onnx.ModelProto, second: onnx.ModelProto) -> bool:
     return first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
 
 
-def test_training_lowers_the_error_on_images_held_out_and_keeps_the_zeros(
+def test_training_lowers_the_error_on_images_held_out_and_keeps_2to4(
     dense: onnx.ModelProto, student: onnx.ModelProto
 ) -> None:
     model, training = refiner(dense)(dense, student, None, quiet)
@@ -69,8 +71,9 @@ def test_training_lowers_the_error_on_images_held_out_and_keeps_the_zeros(
 
 
 def test_an_interrupted_training_continues_to_the_same_bytes(
-    dense: onnx.ModelProto, student: onnx.ModelProto, tmp_path: Path
+    dense: onnx.ModelProto, student: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("edgesparse.training.refine.EVERY", 2)  # masks have moved by then
     shown = list[int]()
 
     def stopping(step: str, done: int, total: int) -> None:
@@ -100,10 +103,11 @@ def test_a_training_that_only_makes_it_worse_is_dropped_and_that_is_reported(
 
 
 def test_a_step_is_relative_to_the_weights_and_images_held_out_teach_nothing(
-    dense: onnx.ModelProto, student: onnx.ModelProto
+    dense: onnx.ModelProto, student: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgesparse.training.refine import WARM, _Training
 
+    monkeypatch.setattr("edgesparse.training.moving.DECAY", 0.0)
     train = refiner(dense, rate=0.1)
     training = _Training(train, train.lesson.network(dense).requires_grad_(False), train.lesson.network(student), None)
     np.testing.assert_array_equal(training.held_out.numpy(), PIXELS[[0, 10]])
@@ -118,22 +122,71 @@ def test_a_step_is_relative_to_the_weights_and_images_held_out_teach_nothing(
     assert np.median(steps[steps > 0]) == pytest.approx(0.1 / WARM, rel=0.05)
 
 
+def test_a_step_is_smaller_for_larger_inputs(dense: onnx.ModelProto, student: onnx.ModelProto) -> None:
+    import torch
+
+    from edgesparse.training.refine import _Training
+
+    train = refiner(dense)
+    network = train.lesson.network(student)
+    alike = network.magnitudes()
+    training = _Training(train, train.lesson.network(dense), network, None)
+    assert training.masks.inputs
+    for key, weight in network.weights.items():
+        torch.testing.assert_close(training.sizes[weight], alike[weight] / training.masks.inputs.get(key, 1.0))
+
+
+def test_masks_move_and_stay_2to4_at_every_step(
+    dense: onnx.ModelProto, student: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgesparse.training.refine import _Training
+
+    monkeypatch.setattr("edgesparse.training.refine.EVERY", 2)
+    train = refiner(dense, rate=0.05)
+    networks = [train.lesson.network(model) for model in (dense, student)]
+    training = _Training(train, networks[0].requires_grad_(False), networks[1], None)
+    masks = [{key: mask.clone() for key, mask in training.student.masks.items()}]
+    for training.state.step in range(24):
+        training._step()
+        masks.append({key: mask.clone() for key, mask in training.student.masks.items()})
+        for network in (training.student, training.average, training.best):
+            model = onnx.ModelProto()
+            model.CopyFrom(student)
+            network.write_to(model)
+            assert all(layer.sparse for layer in inspect(model).eligible)
+    changed = [any(not first[key].equal(second[key]) for key in first) for first, second in pairwise(masks)]
+    assert any(changed[:12]) and not any(changed[12:])
+
+
+@pytest.mark.parametrize(("gpu", "images"), [(False, (4, 0)), (True, (16, 8))])
+def test_a_gpu_trains_on_more_images_and_changes_half_of_them_strongly(
+    dense: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, gpu: bool, images: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    from edgesparse.training.lessons import Lesson
+
+    lesson = Lesson.of(training_values(dense, dense, SPEC))
+    assert (lesson.batch, lesson.strong) == images
+
+
 def test_one_image_cannot_train_and_judge(dense: onnx.ModelProto) -> None:
     with pytest.raises(CalibrationError, match="found 1 image, needed two or more"):
         replace(refiner(dense), pixels=PIXELS[:1])
 
 
-def test_training_images_are_varied_alike_for_a_seed() -> None:
+@pytest.mark.parametrize("strong", [0, 4])
+def test_training_images_are_varied_alike_for_a_seed(strong: int) -> None:
     torch = pytest.importorskip("torch", reason="torch: needs PyTorch")
-    from edgesparse.training.augment import varied
+    from edgesparse.training.augment import mixed, varied
 
     images = torch.from_numpy(PIXELS)
-    first, again, other = (varied(images, 8, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (mixed(images, 8, strong, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert first.shape == (8, 3, 64, 64) and first.dtype == torch.float32
     assert float(first.min()) >= 0 and float(first.max()) <= 255
     assert torch.equal(first, again) and not torch.equal(first, other)
     own = images.float()
     assert not any(torch.equal(image, known) for image in first for known in own)
+    assert torch.equal(first, varied(images, 8, torch.Generator().manual_seed(1))) == (strong == 0)
 
 
 def test_features_count_as_often_as_the_lesson_says(dense: onnx.ModelProto, student: onnx.ModelProto) -> None:
