@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,10 @@ class Machine:
         assert self._port is not None
         self._number += 1
         message = {"number": self._number, "command": command, "timeout": seconds}
-        self._port.sendall(json.dumps(message).encode() + b"\n")
+        try:
+            self._port.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            raise self._ended() from error
 
     def result(self, seconds: float) -> Result:
         """Wait for the end of the last command. Raises MachineFailed."""
@@ -198,13 +202,20 @@ class Machine:
             except TimeoutError:
                 continue
             except OSError as error:
-                raise MachineFailed(f"{error}\n{self.tail()}") from error
+                raise self._ended() from error
             if not part:
-                raise MachineFailed(f"the machine ended:\n{self.tail()}")
+                raise self._ended()
             self._text += part
         line, _, self._text = self._text.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         return message
+
+    def _ended(self) -> MachineFailed:
+        """Return the error for a connection that QEMU has closed, which it may do a moment before it ends."""
+        assert self._qemu is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._qemu.wait(10)
+        return MachineFailed(f"qemu ended with {self._qemu.returncode}:\n{self.tail()}")
 
     def _alive(self, end: float) -> None:
         assert self._qemu is not None
