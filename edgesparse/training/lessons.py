@@ -43,8 +43,8 @@ class Lesson:
     meaning of the maps' channels.
     `blend`: Relu nodes of the student that were SiLU. `readers`, `scales_of`, `int8_layers`, `placement`: where values
     are rounded to INT8 (QdqPlan), empty without INT8. `scale`, `mean`, `std`: how pixels 0..255 become the input.
-    Training ends after `minutes` or `steps`, whichever comes first. `strong`: so many images of a batch does a Refiner
-    change strongly.
+    Training ends after `minutes` or `steps`, whichever comes first. `strong`: how many images per batch a Refiner
+    changes strongly.
     """
 
     maps: Sequence[str]

@@ -14,6 +14,15 @@ from fake_gpu import Fake, host_kernels
 from edgesparse.backends.cuda import gpu, graph, kernels
 
 
+@pytest.fixture(scope="module", autouse=True)
+def older_objects() -> Iterator[None]:
+    """What other tests left in memory is not searched each time that a test collects its own garbage."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(params=[False, True], ids=["discrete", "integrated"])
 def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     """A GPU that pycuda and the driver's library report."""

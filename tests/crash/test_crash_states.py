@@ -5,6 +5,9 @@ This is a sample; `explore.py` checks as many states as one has time for.
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import disk
 import explore
 import pytest
@@ -20,7 +23,9 @@ HEAVY = ("download", "delta", "clips")
 @pytest.mark.skipif(not trace_program.AVAILABLE, reason="needs strace, and the permission to trace")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_power_cut_breaks_no_promise(name: str) -> None:
-    result = explore.explore(name, 2 if name in HEAVY else 10)
+    # Another process: the states take gigabytes, which this one would keep and copy for each child of a later test.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        result = pool.submit(explore.explore, name, 2 if name in HEAVY else 10).result()
     for model in explore.MODELS:
         assert result[model]["examples"] == []
         assert result["operations"] >= 5 and result[model]["checked"] >= 3
