@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from edgesparse.stream.sinks.base import Sink as Sink
     from edgesparse.stream.sinks.open import open_sinks as open_sinks
     from edgesparse.stream.sources.base import Source as Source
+    from edgesparse.stream.sources.nvmm import NvmmFrames as NvmmFrames
     from edgesparse.stream.sources.open import open_source as open_source
 
 __version__ = VERSION
@@ -61,6 +62,7 @@ _MODULES = {
     **dict.fromkeys(("Loop", "run"), "edgesparse.stream.pipeline"),
     "Sink": "edgesparse.stream.sinks.base",
     "open_sinks": "edgesparse.stream.sinks.open",
+    "NvmmFrames": "edgesparse.stream.sources.nvmm",
     "Source": "edgesparse.stream.sources.base",
     "open_source": "edgesparse.stream.sources.open",
 }
