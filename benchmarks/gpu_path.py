@@ -37,8 +37,15 @@ PARTS = (
     *(f"build {name}" for name in ("parts 1", "relu 1", "small 1", "small 4", "small 5", "small 10", "small 16")),
     *("kernel", "path relu", "path parts", "allocations", "tiles", "cameras"),
 )
-LIMITS = {"build": 170.0, "kernel": 60.0, "path": 110.0, "allocations": 30.0, "tiles": 40.0, "cameras": 60.0}
-LIMITS["layout"] = 400.0
+LIMITS = {
+    "build": 170.0,
+    "kernel": 60.0,
+    "path": 110.0,
+    "allocations": 30.0,
+    "tiles": 40.0,
+    "cameras": 60.0,
+    "layout": 400.0,
+}
 """Time limit per part, in seconds."""
 LAYOUTS = tuple(f"layout {name} {precision}" for name in ("small", "relu") for precision in ("fp16", "int8"))
 """Parts that build two engines each, and run only if they are named."""
