@@ -67,7 +67,15 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_state(state: Path) -> Iterator[None]:
+    """A test that leaves another state folder behind fails: later ones would use that."""
+    yield
+    left, os.environ["EDGESPARSE_STATE"] = os.environ.get("EDGESPARSE_STATE"), str(state)
+    assert left == str(state), f"the test left EDGESPARSE_STATE at {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_secrets(own_state: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Secrets of other tests, which may be common words, are not replaced in this one's texts."""
     monkeypatch.setattr(redaction, "_known", redaction._Known())
 

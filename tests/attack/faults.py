@@ -26,6 +26,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (1, 2)]
@@ -83,7 +84,8 @@ class Victim:
         plan = {"inputs": inputs, "outputs": outputs, "values": {"output0": boxes}}
         environment = {**machine.environment, "EDGESPARSE_STATE": str(machine.disk / "state")}
         (machine.disk / "state").mkdir(mode=0o700)
-        os.environ |= {"EDGESPARSE_STATE": environment["EDGESPARSE_STATE"]}  # the package is sealed with its key
+        # The package is sealed with the key in this folder; afterwards other tests have their own folder again.
+        stack.enter_context(mock.patch.dict(os.environ, EDGESPARSE_STATE=environment["EDGESPARSE_STATE"]))
         self._package = packages.stored(folder / "engines", text=json.dumps(plan))
         self._environment = environment
         self.start()
