@@ -126,6 +126,9 @@ def _settings(ort: Any, threads: int) -> Any:
     settings.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 4  # errors come as exceptions too
+    # Threads that wait for work spin, which a run of small layers needs: without it YOLOX-nano takes twice as long.
+    # After a run they stop: they else take 40 ms of processor time from the frame's other work.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     # Run Q/DQ as written. ONNX Runtime's fusions round biases too, saturate on CPUs without VNNI (16-bit sums of
     # u8 x s8), and are slower on symmetric INT8, where ReLU keeps convolutions from being fused
     # (docs/reference/qdq.md).
