@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,6 +130,11 @@ class Image:
     def disk(self) -> Path:
         return self.folder / "root.ext4"
 
+    @property
+    def shared(self) -> dict[str, Path]:
+        """Folders of this computer that the machine may read through 9p, by their tags."""
+        return {}
+
 
 class CannotMake(Exception):
     """This machine lacks something that an image needs."""
@@ -178,12 +184,13 @@ def _make(root: Path, image: Image, wheels: Path) -> None:
     (version,) = [path.name for path in (root / "lib/modules").iterdir()]
     for name in NO_DRIVERS:
         shutil.rmtree(root / f"lib/modules/{version}/kernel/drivers/{name}", ignore_errors=True)
-    _run("depmod", "--basedir", str(root), version)
-    _write_initrd(root, version, image.initrd)
+    run("depmod", "--basedir", str(root), version)
+    modules = root / "lib/modules" / version
+    write_initrd(modules, closure((modules / "modules.dep").read_text()), root / "bin/busybox", INIT, image.initrd)
     (root / f"boot/vmlinuz-{version}").rename(image.kernel)
     shutil.rmtree(root / "boot")
     (root / "boot").mkdir()
-    _run("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(image.disk), DISK)
+    run("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(image.disk), DISK)
 
 
 def _install(root: Path, arch: str) -> None:
@@ -192,12 +199,12 @@ def _install(root: Path, arch: str) -> None:
     options = [word for path in UNUSED for word in ("--dpkgopt", f"path-exclude={path}")]
     command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--arch={ARCHS[arch]}", *options]
     command += [f"--include={PACKAGES.replace(' ', ',')}", f'--customize-hook=DEBIAN={ARCHS[arch]} sh {hook} "$1"']
-    _run(*command, SUITE, str(root), MIRROR)
+    run(*command, SUITE, str(root), MIRROR)
 
 
 def _unpack(root: Path, arch: str, wheels: Path) -> None:
     """Install what edgesparse requires as an earlier release would have, natively: compiled modules are portable."""
-    _run("chroot", str(root), "python3", "-m", "venv", "--system-site-packages", f"/{VENV}")
+    run("chroot", str(root), "python3", "-m", "venv", "--system-site-packages", f"/{VENV}")
     wheelhouse = runpy.run_path(str(ROOT / "scripts" / "wheelhouse"))
     pinned = root.with_name("pinned.txt")
     pinned.write_text("".join(wheelhouse["pins"](LOCK.read_text(), PYTHON, arch).values()))
@@ -205,7 +212,7 @@ def _unpack(root: Path, arch: str, wheels: Path) -> None:
     options = ["--quiet", "--no-deps", "--no-index", "--require-hashes", "--find-links", str(wheels)]
     options += ["--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON]
     options += [word for name in wheelhouse["PLATFORMS"][arch] for word in ("--platform", name)]
-    _run(sys.executable, "-m", "pip", "install", *options, "--target", str(target), "-r", str(pinned))
+    run(sys.executable, "-m", "pip", "install", *options, "--target", str(target), "-r", str(pinned))
     shutil.rmtree(target / "bin", ignore_errors=True)  # its programs name this machine's Python
 
 
@@ -228,34 +235,34 @@ def _configure(root: Path) -> None:
         (root / name).unlink(missing_ok=True)
 
 
-def _write_initrd(root: Path, version: str, out: Path) -> None:
-    """Write an initrd of busybox and the modules that mount the root, in the order in which they load."""
-    tree, modules = root.with_name("initrd"), root / "lib/modules" / version
-    for name in ("bin", "proc", "dev", "root"):
-        (tree / name).mkdir(parents=True)
-    shutil.copy(root / "bin/busybox", tree / "bin/busybox")
-    names = []
-    for path in closure((modules / "modules.dep").read_text()):
-        shutil.copy(modules / path, tree / Path(path).name)
-        names.append(Path(path).name)
-    (tree / "modules").write_text("\n".join(names))
-    (tree / "init").write_text(INIT)
-    (tree / "init").chmod(0o755)
-    _run("bsdtar", "--create", "--format=newc", "--file", str(out), "--directory", str(tree), ".")
+def write_initrd(modules: Path, names: list[str], busybox: Path, init: str, out: Path) -> None:
+    """Write an initrd of busybox, the program `init`, and these modules, in the order in which they load."""
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        tree = Path(scratch)
+        for name in ("bin", "proc", "dev", "root"):
+            (tree / name).mkdir()
+        shutil.copy(busybox, tree / "bin/busybox")
+        for name in names:
+            shutil.copy(modules / name, tree / Path(name).name)
+        (tree / "modules").write_text("\n".join(Path(name).name for name in names))
+        (tree / "init").write_text(init)
+        (tree / "init").chmod(0o755)
+        run("bsdtar", "--create", "--format=newc", "--file", str(out), "--directory", str(tree), ".")
 
 
-def closure(dependencies: str) -> list[str]:
-    """Return the paths of FIRST_MODULES and what they need, from modules.dep: what is needed comes first."""
+def closure(dependencies: str, names: Sequence[str] = FIRST_MODULES) -> list[str]:
+    """Return the paths of these modules and what they need, from modules.dep: what is needed comes first."""
     table = {path: needed.split() for path, _, needed in (line.partition(":") for line in dependencies.splitlines())}
     paths: list[str] = []
-    for name in FIRST_MODULES:
+    for name in names:
         (module,) = [path for path in table if Path(path).stem == name]
         paths += [path for path in [*reversed(table[module]), module] if path not in paths]
     return paths
 
 
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3000)
+def run(*command: str, folder: Path | None = None) -> None:
+    """Run a program, in that folder. Raises CannotMake with the end of its output if it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=3000)
     if done.returncode:
         raise CannotMake(f"{command[0]} ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}")
 

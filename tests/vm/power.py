@@ -67,7 +67,8 @@ class Writer:
 
     def __init__(self, image: Image, folder: Path) -> None:
         self.image, self.folder = image, folder
-        self.host, self.base, self.state = folder / "host.ext4", folder / "root.qcow2", folder / "state"
+        self.host, self.base = folder / "host.ext4", folder / "root.qcow2"
+        self.state: Path | None = folder / "state"
 
     def machine(self, folder: Path, disks: Disks | None = None) -> Machine:
         disks = disks or Disks(self.base, self.host)
@@ -75,6 +76,7 @@ class Writer:
 
     def suspend(self) -> None:
         """Boot, wait until everything is loaded, and suspend."""
+        assert self.state is not None
         machine = self.machine(self.folder / "first", Disks(self.image.disk, self.host))
         try:
             machine.start()

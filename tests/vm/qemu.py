@@ -40,10 +40,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Disks:
-    """`base` is the root, raw or qcow2, which is not changed; `host` is mounted read-only at /host."""
+    """`base` is the root, raw or qcow2, which is not changed; `host` is mounted read-only at /host. None where the
+    image shares folders in place of them.
+    """
 
-    base: Path
-    host: Path
+    base: Path | None
+    host: Path | None
     log: Path | None = None
     """File in which QEMU logs every write and flush of the third disk (`Machine.data`), as dm-log-writes does."""
     speed: int = 0
@@ -73,8 +75,8 @@ class Machine:
         self._port: socket.socket | None = None
         self._text, self._number = b"", 0
         self.data = folder / "data.ext4"
-        overlay(disks.base, self.overlay)
-        quietly("mke2fs", "-q", "-t", "ext4", str(self.data), DATA)
+        self._cover()
+        quietly("mke2fs", "-q", "-t", "ext4", "-L", "data", str(self.data), DATA)
 
     @property
     def running(self) -> bool:
@@ -86,7 +88,7 @@ class Machine:
         """
         began = time.monotonic()
         if state is not None:
-            overlay(self._disks.base, self.overlay)
+            self._cover()
         with self.console.open("ab") as console:
             self._qemu = subprocess.Popen(
                 self._command(state), stdin=subprocess.DEVNULL, stdout=console, stderr=console
@@ -119,15 +121,24 @@ class Machine:
             options += ["-device", "virtio-net-pci,netdev=net,romfile="]
         if self._disks.speed:
             options += ["-object", f"throttle-group,id=slow,x-bps-total={self._disks.speed}"]
-        disks = {
-            "root": f"driver=qcow2,file.driver=file,file.filename={self.overlay}",
-            "host": f"driver=file,filename={self._disks.host},read-only=on",
-            "data": self._data(),
-        }
+        for tag, folder in self._image.shared.items():
+            shared = f"local,path={folder},mount_tag={tag},security_model=none,readonly=on,multidevs=remap"
+            options += ["-virtfs", shared]
+        disks = {"data": self._data()}
+        if self._disks.base:
+            disks = {
+                "root": f"driver=qcow2,file.driver=file,file.filename={self.overlay}",
+                "host": f"driver=file,filename={self._disks.host},read-only=on",
+                **disks,
+            }
         for name, disk in disks.items():  # the machine names them vda, vdb, vdc in this order
             options += ["-blockdev", f"{disk},node-name={name}", "-device", f"virtio-blk-pci,drive={name}"]
         options += ["-incoming", f"exec:cat {state}"] if state else []
         return ["setpriv", "--pdeathsig", "KILL", *MACHINES[self._image.arch], *options]
+
+    def _cover(self) -> None:
+        if self._disks.base:
+            overlay(self._disks.base, self.overlay)
 
     def _data(self) -> str:
         disk, log = f"driver=file,filename={self.data}", self._disks.log

@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(7200)]
 CUT = NAMES[-1]
 INSTALLED = "/opt/edgesparse/lib/python3.11/site-packages/edgesparse"
 JOURNAL = "/var/lib/edgesparse/deploy.json"
-HEALTH = {"edgesparse_health_seconds": 120}
-"""Services that start at the same time by emulation take longer than a board's."""
+HEALTH = {"edgesparse_health_seconds": 120, "edgesparse_poll": 30}
+"""Services that start at the same time by emulation take longer than a board's, and so does asking for progress."""
 SLOWER = "sed -i 's/fps: 5/fps: 1/' /etc/edgesparse/device.yaml && systemctl restart --no-block edgesparse"
 """They share this machine's cores."""
 

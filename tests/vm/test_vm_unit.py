@@ -56,6 +56,18 @@ def test_a_reload_keeps_the_process(start: Start) -> None:
     assert serves(machine)["pid"] == pid, "a wrong file changes nothing"
 
 
+def test_systemd_follows_a_reload(start: Start) -> None:
+    """RELOADING=1 and READY=1 change the unit's state, also where SIGHUP does not come from systemd."""
+    machine = start()
+    pid = serves(machine)["pid"]
+    machine.check(f"systemctl log-level debug; kill -HUP {pid}")
+    journal = "journalctl -b _PID=1 -o cat --no-pager"
+    machine.until(f"{journal} | grep -q 'edgesparse.service: Changed reload -> running'", 180)
+    changes = machine.check(f"{journal} | grep 'edgesparse.service: Changed'").splitlines()
+    assert [line.partition("Changed ")[2] for line in changes[-2:]] == ["running -> reload", "reload -> running"]
+    assert serves(machine)["pid"] == pid
+
+
 def test_wrong_settings_end_it_without_a_restart(start: Start) -> None:
     """Exit code 2 prevents restarts, and the journal has one line that says what is wrong."""
     machine = start()
@@ -84,6 +96,20 @@ def test_a_stop_drains_in_time(start: Start) -> None:
     assert show(machine, "Result") == "success" and show(machine, "ExecMainStatus") == "0"
     assert "State 'stop-sigterm' timed out" not in machine.journal("-u edgesparse")
     assert not status(machine), "systemd removes /run/edgesparse"
+
+
+def test_a_stop_under_load_drains_in_time(start: Start) -> None:
+    """Frames come faster than they are detected in, other programs take the processors, and every row is whole."""
+    machine = start()
+    machine.check("sed -i 's/fps: 5/fps: 30/; s/320x180/640x360/' /etc/edgesparse/device.yaml")
+    machine.check("echo '  jsonl: {file: /var/lib/edgesparse/rows.jsonl, most: 50 MB}' >> /etc/edgesparse/device.yaml")
+    machine.check("systemctl restart edgesparse")
+    serves(machine)
+    machine.check("for n in 1 2; do (while :; do :; done) >/dev/null 2>&1 & done")
+    stopped = machine.run("systemctl stop edgesparse")
+    assert stopped.code == 0 and show(machine, "Result") == "success" and show(machine, "ExecMainStatus") == "0"
+    rows = machine.check("tail -n 5 /var/lib/edgesparse/rows.jsonl")
+    assert rows.endswith("\n") and all("detections" in json.loads(row) for row in rows.splitlines())
 
 
 def test_lines_of_the_journal_have_priorities(start: Start) -> None:

@@ -38,7 +38,7 @@ from edgesparse.fleet.slots import Root
 from edgesparse.fleet.status import status
 
 TESTS = Path(__file__).parents[1]
-DISK, FOLDER = "/dev/vdc", Path("/run/power")
+DISK, FOLDER = "LABEL=data", Path("/run/power")
 CUT = 99
 """The code of an answer that asks for the power to be cut: the process waits for it."""
 
