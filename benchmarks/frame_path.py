@@ -3,10 +3,10 @@
     python benchmarks/frame_path.py [--real ../shared/real] [--ultralytics PYTHON] [--trtutils PYTHON] [--save]
 
 All use the same frames: edgesparse; the plain OpenCV and NumPy code of YOLOX's ONNX demo (below), with its thresholds
-and its own session, interleaved with edgesparse frame by frame, and by itself for the processor time; and, with --ultralytics (the interpreter of an
-environment that has it), Ultralytics' own pre- and post-processing in a separate process. With --trtutils, also the
-preprocessing of trtutils on the CPU; its engines contain NMS. Prints JSON; --save writes it to
-benchmarks/results/frame_path.json.
+and its own session, interleaved with edgesparse frame by frame, and alone for its processor time; and, with
+--ultralytics (the interpreter of an environment that has it), Ultralytics' own pre- and post-processing in a separate
+process. With --trtutils, also the preprocessing of trtutils on the CPU; its engines contain NMS. Prints JSON; --save
+writes it to benchmarks/results/frame_path.json.
 """
 
 from __future__ import annotations
