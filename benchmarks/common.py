@@ -15,7 +15,8 @@ from edgesparse import device
 from edgesparse.backends import backend
 from edgesparse.version import VERSION
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def machine() -> dict[str, Any]:
@@ -26,7 +27,7 @@ def machine() -> dict[str, Any]:
         "device": device.probe().named(),
         "versions": {"edgesparse": VERSION, **{name: version for name, version in versions.items() if version}},
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", _program(), *sys.argv[1:]]),
     }
 
 
@@ -39,7 +40,7 @@ def store_part(file: Path, question: str, name: str, result: dict[str, Any]) -> 
     if "error" in result and "error" not in parts.get(name, {"error": ""}):
         return
     about = machine()
-    command = f"python benchmarks/{Path(sys.argv[0]).name} --only '{name}'"
+    command = f"python {_program()} --only '{name}'"
     when = {"date": about.pop("date"), "command": command}
     about.pop("command")
     whole = {"question": question, **about, "parts": {**parts, name: {**when, **result}}}
@@ -56,6 +57,11 @@ def wait_or_kill(process: subprocess.Popen[bytes], limit: float) -> int | None:
         process.kill()
         process.wait()
         return None
+
+
+def _program() -> str:
+    program = Path(sys.argv[0]).resolve()
+    return str(program.relative_to(ROOT)) if program.is_relative_to(ROOT) else program.name
 
 
 def _version(package: str) -> str:

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Cut the power of an emulated machine in the middle of its work, and check what its disk then holds, until it is done.
 
-    python tests/vm/power.py --cuts 300 --results cuts.jsonl
+    python tests/vm/power.py --cuts 15 --results cuts.jsonl
+    python tests/vm/power.py --each --scenario deploy --scenario rollback --save
 
-Each cut is SIGKILL to QEMU: at an operation on a file, or at a random moment; then the kernel mounts the disk again,
-and the scenario's promises are checked (writer.py). A line of JSON per cut is added to the results, and those that are
-there are not repeated. Prints a summary; exit code 1 if something was lost. Needs what make_image.py needs.
+Each cut is SIGKILL to QEMU: before an operation on a file, or at a random moment; then the kernel mounts the disk
+again, and the scenario's promises are checked (writer.py). A line of JSON per cut is added to the results, and those
+that are there are not repeated. Prints a summary, and with --save writes it to benchmarks/results; exit code 1 if
+something was lost. Needs what make_image.py needs.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ from py_compile import PycInvalidationMode
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).resolve().parents[1] / room) for room in ("", "crash", "fleet", "service")]
+    rooms = ("..", "", "crash", "fleet", "service")
+    sys.path[:0] = [str(Path(__file__).resolve().parents[1] / room) for room in rooms]
 
 from make_image import CACHE, ROOT, Image, make_image
 from payload import SETTINGS, VERSIONS, edgesparse, make_bundle, make_wheelhouse
 from qemu import DATA, Disks, Machine, MachineFailed, copy_disk, quietly
 from writer import ALL, CUT
+
+from benchmarks import common
 
 ARCH = "aarch64"
 HELPERS = ("bundles.py", "packages.py", "crash/scenarios.py", "fleet/https.py", "service/samples.py")
@@ -171,12 +176,13 @@ class Campaign:
         return operations, seconds
 
     def cut(self, scenario: str, number: int) -> Cut:
-        """Cut the power once: at an operation if `number` is even, else at a moment. `number` seeds which."""
+        """Cut the power once. Even numbers are the operations, each once, in random order; all others are moments."""
         rng, began = random.Random(f"{scenario} {number}"), time.monotonic()
         operations, seconds = self.measured(scenario)
-        kind = "moment" if number % 2 or operations < FEWEST else "operation"
+        order = random.Random(scenario).sample(range(1, operations + 1), operations) if operations >= FEWEST else []
+        kind = "moment" if number % 2 or number // 2 >= len(order) else "operation"
         eager = rng.random() < 0.5
-        at = rng.randrange(1, operations + 2) if kind == "operation" else round(rng.uniform(0, seconds * 1.1), 3)
+        at = order[number // 2] if kind == "operation" else round(rng.uniform(0, seconds * 1.1), 3)
         machine = self.writer.machine(self.folder)
         try:
             copy_disk(self.writer.prepared(scenario), machine.data)
@@ -210,47 +216,65 @@ def _work(machine: Machine, scenario: str, kind: str, at: float) -> tuple[str, b
     return (done.output, False) if done.code == CUT else ("after the end", True)
 
 
+def finished(results: Path) -> list[dict[str, Any]]:
+    """Return the cuts that a file of results holds."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
 def summary(results: Path) -> dict[str, Any]:
     """Return the number of cuts, by scenario, and what was lost."""
-    cuts = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    cuts = finished(results)
+    scenarios = {
+        cut["scenario"]: _counts([each for each in cuts if each["scenario"] == cut["scenario"]]) for cut in cuts
+    }
     lost = [cut for cut in cuts if cut["lost"]]
     return {
-        "cuts": len(cuts),
-        "at operations": sum(cut["kind"] == "operation" for cut in cuts),
-        "at moments": sum(cut["kind"] == "moment" for cut in cuts),
-        "after the end": sum(cut["ended"] for cut in cuts),
-        "scenarios": dict(Counter(cut["scenario"] for cut in cuts)),
+        **_counts(cuts),
+        "scenarios": scenarios,
         "lost": lost,
         "seconds": round(sum(cut["seconds"] for cut in cuts)),
     }
 
 
-def run(campaign: Campaign, scenarios: list[str], count: int, results: Path) -> None:
-    """Add cuts to the results until each scenario has had `count` of them, a round of all scenarios after the other."""
-    have = Counter(summary(results)["scenarios"])
-    plan = [(name, number) for number in range(count) for name in scenarios if number >= have[name]]
-    began = time.monotonic()
-    for done, (name, number) in enumerate(plan, 1):
+def _counts(cuts: list[dict[str, Any]]) -> dict[str, int]:
+    kinds = Counter(cut["kind"] for cut in cuts)
+    places = {"at operations": kinds["operation"], "at moments": kinds["moment"]}
+    return {"cuts": len(cuts), **places, "after the end": sum(cut["ended"] for cut in cuts)}
+
+
+def run(campaign: Campaign, plan: list[tuple[str, int]], results: Path) -> None:
+    """Make these cuts, each a scenario and a number, and add them to the results, unless they are there."""
+    have = {(cut["scenario"], cut["number"]) for cut in finished(results)}
+    left, began = [each for each in plan if each not in have], time.monotonic()
+    for done, (name, number) in enumerate(left, 1):
         cut = campaign.cut(name, number)
         with results.open("a") as file:
             file.write(json.dumps(asdict(cut)) + "\n")
-        left = (time.monotonic() - began) / done * (len(plan) - done)
+        seconds = (time.monotonic() - began) / done * (len(left) - done)
         lost = ": LOST" if cut.lost else ""
-        print(f"{done}/{len(plan)} {name} {cut.at} {cut.where}{lost}, {left:.0f} s left", file=sys.stderr, flush=True)
+        print(
+            f"{done}/{len(left)} {name} {cut.at} {cut.where}{lost}, {seconds:.0f} s left", file=sys.stderr, flush=True
+        )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuts", type=int, default=15, help="cuts per scenario")
-    parser.add_argument("--scenario", action="append", help="only this one; may be repeated")
+    parser.add_argument("--each", action="store_true", help="in place of --cuts, one at each operation on a file")
+    parser.add_argument("--scenario", action="append", choices=ALL, help="only this one; may be repeated")
     parser.add_argument("--results", type=Path, default=Path("cuts.jsonl"))
     parser.add_argument("--folder", type=Path, default=Path("/tmp/edgesparse-power"))
+    parser.add_argument("--save", action="store_true", help="write the summary to benchmarks/results/power_cuts.json")
     options = parser.parse_args()
     image = make_image(ARCH, make_wheelhouse(ARCH) / "wheels")
-    campaign = Campaign(make_writer(image), options.folder)
-    run(campaign, options.scenario or list(ALL), options.cuts, options.results)
+    campaign, names = Campaign(make_writer(image), options.folder), options.scenario or list(ALL)
+    if options.each:
+        plan = [(name, 2 * number) for name in names for number in range(campaign.measured(name)[0])]
+    else:
+        plan = [(name, number) for number in range(options.cuts) for name in names]
+    run(campaign, plan, options.results)
     result = summary(options.results)
-    print(json.dumps(result, indent=1))
+    common.save("power_cuts", {**common.machine(), **result}, options.save)
     return bool(result["lost"])
 
 

@@ -11,7 +11,6 @@ checked here. Prints a JSON object; exit code 1 if a promise was broken. Needs w
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -24,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).resolve().parents[1] / room) for room in ("", "crash", "fleet", "service")]
+    rooms = ("..", "", "crash", "fleet", "service")
+    sys.path[:0] = [str(Path(__file__).resolve().parents[1] / room) for room in rooms]
 
 from make_image import make_image
 from payload import make_wheelhouse
@@ -32,6 +32,8 @@ from power import ARCH, WORK_SECONDS, Writer, make_writer
 from qemu import Disks, copy_disk
 from scenarios import SCENARIOS
 from write_log import Write, apply, read_log, survivors
+
+from benchmarks import common
 
 MEMORY = Path("/dev/shm")
 
@@ -89,6 +91,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000, help="disks to check, over all scenarios")
     parser.add_argument("--scenario", choices=SCENARIOS, action="append", help="only this one; may be repeated")
+    parser.add_argument(
+        "--save", action="store_true", help="write the result to benchmarks/results/write_prefixes.json"
+    )
     options = parser.parse_args()
     writer = make_writer(make_image(ARCH, make_wheelhouse(ARCH) / "wheels"))
     names, results, began = options.scenario or list(SCENARIOS), {}, time.monotonic()
@@ -99,7 +104,9 @@ def main() -> int:
             print(f"{name}: {results[name]}, {left:.0f} s left", file=sys.stderr, flush=True)
     total = {key: sum(each[key] for each in results.values()) for key in ("writes", "flushes", "checked")}
     broken = sum(len(each["broken"]) for each in results.values())
-    print(json.dumps({"scenarios": results, "total": {**total, "broken": broken}}, indent=1))
+    common.save(
+        "write_prefixes", {**common.machine(), "scenarios": results, "total": {**total, "broken": broken}}, options.save
+    )
     return bool(broken)
 
 

@@ -43,10 +43,11 @@ def test_a_campaign_continues_and_counts_what_was_lost(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(Campaign, "cut", cut)
     campaign = Campaign(Writer(None, tmp_path), tmp_path)  # type: ignore[arg-type]
-    power.run(campaign, ["a"], 1, results)
-    power.run(campaign, ["a", "b"], 2, results)
+    power.run(campaign, [("a", 0)], results)
+    power.run(campaign, [("a", 0), ("b", 0), ("a", 1), ("b", 1)], results)
     assert done == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     summary = power.summary(results)
-    assert summary["cuts"] == 4 and summary["scenarios"] == {"a": 2, "b": 2} and summary["at moments"] == 2
+    assert summary["cuts"] == 4 and summary["at moments"] == 2
+    assert summary["scenarios"]["a"] == {"cuts": 2, "at operations": 1, "at moments": 1, "after the end": 0}
     assert [cut["scenario"] for cut in summary["lost"]] == ["b", "b"]
     json.dumps(summary)
