@@ -2,8 +2,8 @@
 
     python benchmarks/frame_path.py [--real ../shared/real] [--ultralytics PYTHON] [--trtutils PYTHON] [--save]
 
-All use the same frames: edgesparse; the plain OpenCV and NumPy code of YOLOX's ONNX demo (below), with its thresholds
-and its own session, interleaved with edgesparse frame by frame, and alone for its processor time; and, with
+All use the same frames: edgesparse; the plain OpenCV and NumPy code of YOLOX's ONNX demo (yolox_demo.py), with its
+thresholds and its own session, interleaved with edgesparse frame by frame, and alone for its processor time; and, with
 --ultralytics (the interpreter of an environment that has it), Ultralytics' own pre- and post-processing in a separate
 process. With --trtutils, also the preprocessing of trtutils on the CPU; its engines contain NMS. Prints JSON; --save
 writes it to benchmarks/results/frame_path.json.
@@ -28,66 +28,11 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, save
+from benchmarks.yolox_demo import CONF, IOU, SIZE, STRIDES, demo_postprocess, demo_preprocess, demo_session
 from edgesparse.builder.targets import open_detector, ready
 from edgesparse.config import Run
 
 HERE = Path(__file__).resolve().parent
-SIZE = (416, 416)
-CONF, IOU = 0.1, 0.45
-"""The demo's thresholds, used for both."""
-STRIDES = (8, 16, 32)
-
-
-def demo_preprocess(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
-    """As YOLOX's ONNX demo does: a fresh gray canvas, resize, paste, transpose, contiguous float32."""
-    canvas = np.ones((*SIZE, 3), np.uint8) * 114
-    ratio = min(SIZE[0] / image.shape[0], SIZE[1] / image.shape[1])
-    new = (int(image.shape[1] * ratio), int(image.shape[0] * ratio))
-    resized = cv2.resize(image, new, interpolation=cv2.INTER_LINEAR).astype(np.uint8)
-    canvas[: new[1], : new[0]] = resized
-    return np.ascontiguousarray(canvas.transpose(2, 0, 1), dtype=np.float32)[None], ratio
-
-
-def demo_postprocess(raw: NDArray[np.float32], ratio: float) -> NDArray[Any] | None:
-    """As YOLOX's ONNX demo does: grids built again, every box decoded, then NMS per class in NumPy."""
-    grids, strides = [], []
-    for stride in STRIDES:
-        xs, ys = np.meshgrid(np.arange(SIZE[1] // stride), np.arange(SIZE[0] // stride))
-        cells = np.stack((xs, ys), 2).reshape(1, -1, 2)
-        grids.append(cells)
-        strides.append(np.full((*cells.shape[:2], 1), stride))
-    grid, step = np.concatenate(grids, 1), np.concatenate(strides, 1)
-    raw[..., :2] = (raw[..., :2] + grid) * step
-    raw[..., 2:4] = np.exp(raw[..., 2:4]) * step
-    boxes, scores = raw[0, :, :4], raw[0, :, 4:5] * raw[0, :, 5:]
-    corners = np.ones_like(boxes)
-    corners[:, 0] = boxes[:, 0] - boxes[:, 2] / 2.0
-    corners[:, 1] = boxes[:, 1] - boxes[:, 3] / 2.0
-    corners[:, 2] = boxes[:, 0] + boxes[:, 2] / 2.0
-    corners[:, 3] = boxes[:, 1] + boxes[:, 3] / 2.0
-    corners /= ratio
-    frames = []
-    for label in range(scores.shape[1]):
-        mask = scores[:, label] > CONF
-        if mask.any():
-            kept = demo_nms(corners[mask], scores[mask, label])
-            rows = np.concatenate([corners[mask][kept], scores[mask, label][kept, None]], 1)
-            frames.append(np.concatenate([rows, np.full((len(kept), 1), label)], 1))
-    return np.concatenate(frames, 0) if frames else None
-
-
-def demo_nms(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> list[int]:
-    x1, y1, x2, y2 = boxes.T
-    areas = (x2 - x1 + 1) * (y2 - y1 + 1)
-    order, keep = scores.argsort()[::-1], []
-    while order.size > 0:
-        i = order[0]
-        keep.append(int(i))
-        w = np.maximum(0.0, np.minimum(x2[i], x2[order[1:]]) - np.maximum(x1[i], x1[order[1:]]) + 1)
-        h = np.maximum(0.0, np.minimum(y2[i], y2[order[1:]]) - np.maximum(y1[i], y1[order[1:]]) + 1)
-        overlap = w * h / (areas[i] + areas[order[1:]] - w * h)
-        order = order[np.where(overlap <= IOU)[0] + 1]
-    return keep
 
 
 def frames_of(real: Path, count: int) -> list[NDArray[np.uint8]]:
@@ -106,13 +51,6 @@ def timed(action: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     start = time.perf_counter()
     result = action(*arguments)
     return result, 1e3 * (time.perf_counter() - start)
-
-
-def demo_session(model: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    # Otherwise its idle threads spin on the cores that the other session needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(model), options)
 
 
 def measure(real: Path, rounds: int) -> dict[str, Any]:
@@ -145,6 +83,12 @@ def measure(real: Path, rounds: int) -> dict[str, Any]:
                         rows[key].append(value)
             agree += [len(set(pair)) == 1 for pair in counts.values()]
         ours = processor_time(lambda: detector(frames[0]))
+    return summary(rows, agree) | {
+        "processor_milliseconds_at_10_frames_per_second": {"ours": ours, "demo": demo_processor_time(real, frames[0])},
+    }
+
+
+def summary(rows: dict[str, list[float]], agree: list[bool]) -> dict[str, Any]:
     p50 = {key: float(np.median(values)) for key, values in rows.items()}
     round_ours, round_demo = p50["ours_before"] + p50["ours_after"], p50["demo_before"] + p50["demo_after"]
     return {
@@ -153,7 +97,6 @@ def measure(real: Path, rounds: int) -> dict[str, Any]:
         "demo_over_edgesparse": round_demo / round_ours,
         "same_number_of_boxes": float(np.mean(agree)),
         "frames": len(rows["engine"]),
-        "processor_milliseconds_at_10_frames_per_second": {"ours": ours, "demo": demo_processor_time(real, frames[0])},
     }
 
 
