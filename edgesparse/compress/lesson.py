@@ -107,7 +107,10 @@ def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec, featu
     `features`: the most tensors inside the networks.
     Raises ModelError, naming the node, if the maps cannot be found or learned.
     """
-    maps = maps_of(Editor(teacher, copy=False))
+    try:
+        maps = maps_of(Editor(teacher, copy=False))
+    except ModelError as error:
+        raise ModelError(f"{error}: this model cannot be trained here; leave out the training") from error
     count = _channels(teacher, student, maps)
     return {
         "maps": maps,

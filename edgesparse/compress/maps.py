@@ -31,7 +31,7 @@ def cut(model: ModelProto) -> ModelProto:
     for name in names:
         shape = editor.shape(name)
         if shape is None or len(shape) != 4:
-            raise ModelError(f"{name} is no map of static shape: the decoding stays in the model")
+            raise ModelError(f"{name} is no map of static shape")
         outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     del editor.graph.output[:]
     editor.graph.output.extend(outputs)
@@ -62,15 +62,11 @@ def maps_of(editor: Editor) -> list[str]:
         visited.add(name)
         node = editor.wiring.producer.get(name)
         if node is None:
-            raise ModelError(
-                f"the outputs read the input {name} without a convolution: the decoding stays in the model"
-            )
+            raise ModelError(f"the outputs read the input {name} without a convolution")
         if node.op_type == "Conv" and not _sums_bins(editor, node):
             names[name] = None
         elif node.op_type in LAYERS and node.op_type != "Conv":
-            raise ModelError(
-                f"the outputs come from {node.op_type} {layer_name(node)}, needed a Conv: the decoding stays"
-            )
+            raise ModelError(f"the outputs come from {node.op_type} {layer_name(node)}, needed a Conv")
         else:
             todo.extend(reversed(node.input))
     return list(names)

@@ -156,7 +156,7 @@ class _Slimming:
             model = cut(self.model)
             change = self.original.change(model, head)
         except (ModelError, LookupError) as error:  # LookupError: maps that the head does not know
-            self._note(Step("maps", where, False, str(error)))
+            self._note(Step("maps", where, False, f"{error}: the decoding stays in the model"))
             return
         result = cost(model, self.board, self.options.precision)
         saved = (self.cost.ms - result.ms, self.cost.kernels - result.kernels)

@@ -14,7 +14,7 @@ import pytest
 from small_models import model, node, random, run
 
 from benchmarks.orin_slice import networks
-from edgesparse.compress.lesson import StudentOptions, prepare_lesson, read_result
+from edgesparse.compress.lesson import StudentOptions, compared, prepare_lesson, read_result
 from edgesparse.compress.maps import cut
 from edgesparse.config import DetectorSpec
 from edgesparse.errors import ConfigError, ModelError
@@ -158,6 +158,14 @@ def test_a_node_without_a_counterpart_is_named() -> None:
     source = model([node("Conv", ["x", "w"], ["c"]), node("Erf", ["c"], ["y"], "odd")], {"w": random(4, 64, 1, 1)})
     with pytest.raises(ModelError, match="Erf odd has no counterpart in PyTorch"):
         Network(source, ["y"])
+
+
+def test_a_model_whose_outputs_come_from_no_convolutions_is_refused_with_a_remedy() -> None:
+    tail = [node("Conv", ["x", "w"], ["c"]), node("Flatten", ["c"], ["f"]), node("Gemm", ["f", "g"], ["y"], "dense")]
+    network = model(tail, {"w": random(2, 3, 1, 1), "g": random(32, 7)}, (1, 3, 4, 4))
+    spec = DetectorSpec(head="detr", classes=("a",), input=CENTERED.model_copy(update={"size": (4, 4)}))
+    with pytest.raises(ModelError, match="Gemm dense, needed a Conv: this model cannot be trained here; leave out"):
+        compared(network, network, spec)
 
 
 def test_a_model_without_smooth_activations_has_nothing_for_relu(monkeypatch: pytest.MonkeyPatch) -> None:
