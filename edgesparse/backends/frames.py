@@ -86,8 +86,19 @@ described it (`Slot.on_device`)."""
 
 MOST_IMAGES = 64
 """The most images in a batch that the kernels prepare."""
-LEVELS = 4
-"""The most `planes` of a Strided, as in compact.cuh."""
+LEVELS = 9
+"""The most `planes` of a Strided, as in compact.cuh: three anchors at three strides."""
+
+BoxKind = Literal["center-size", "corners", "exp", "sigmoid-exp", "sigmoid-square", "tanh-sigmoid", "bins"]
+"""What the values of a box are, in the order of their numbers in the kernel.
+
+In pixels: center and size, or corners. Relative to the candidate's prior: a center, before the function that is named
+first, as an offset in steps, and a size, before the function that is named last, as a factor: "exp" x + a * step,
+size * exp(c); "sigmoid-exp"; "sigmoid-square", where a size is multiplied by (2 * sigmoid) ** 2; "tanh-sigmoid". Or
+`bins` logits per side, whose mean is the distance from the prior's center in steps.
+"""
+ScoreKind = Literal["confidences", "logits", "softmax"]
+"""Whether objectness and classes are confidences, logits, or, of the classes, logits of a softmax."""
 
 
 class Plane(NamedTuple):
@@ -101,43 +112,40 @@ class Plane(NamedTuple):
 
 @dataclass(frozen=True)
 class Planes:
-    """Where the values of some candidates are: of all, or of those of one stride.
-
-    `rows`, `columns`, `stride`: the grid that boxes are relative to, if any; its cells are the candidates, in order.
-    """
+    """Where the values of some candidates are: of all, or of those of one stride or anchor."""
 
     candidates: int
     boxes: Plane
     scores: Plane
     objectness: Plane | None = None
     details: Plane | None = None
-    rows: int = 1
-    columns: int = 1
-    stride: int = 1
 
 
 @dataclass(frozen=True)
 class Strided:
     """Where a kernel finds boxes and scores in the outputs, and how it decodes them. One to LEVELS `planes`.
 
-    `kind`: what a box's values are: center and size, or corners, in pixels; offsets from its cell and the logarithm of
-    its size, in strides; `bins` logits per side, whose mean is the distance from the center of its cell in strides; or
-    offsets from its cell before tanh, and its size as a share of the input before the sigmoid. `scores`: whether
-    objectness and classes are confidences, logits, or, of the classes, logits of a softmax. `powers`: of objectness and
-    class in their product, for a softmax. `details`: how many more values belong to a box.
+    `priors` [candidates, 6]: center x, y, step x, y and size x, y in pixels, which boxes are relative to; None if boxes
+    are in pixels. `powers`: of objectness and class, whose product is the confidence; both above 0. `details`: how many
+    more values belong to a box. Raises ValueError if these do not match.
     """
 
     classes: int
     planes: tuple[Planes, ...]
-    kind: Literal["center-size", "corners", "on-grid", "bins", "shares"] = "center-size"
-    scores: Literal["confidences", "logits", "softmax"] = "confidences"
+    kind: BoxKind = "center-size"
+    scores: ScoreKind = "confidences"
     bins: int = 0
     powers: tuple[float, float] = (1.0, 1.0)
     details: int = 0
+    priors: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.planes) <= LEVELS:
             raise ValueError(f"{len(self.planes)} planes: the kernel takes 1 to {LEVELS}")
+        needed = None if self.kind in ("center-size", "corners") else (self.candidates, 6)
+        shape = None if self.priors is None else self.priors.shape
+        if shape != needed:
+            raise ValueError(f"priors {shape}: '{self.kind}' boxes of {self.candidates} candidates need {needed}")
 
     @property
     def candidates(self) -> int:

@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from exported import RAW, raw_outputs
 from fake_gpu import Fake
 from fake_tensorrt import plan, tensorrt
 from numpy.typing import NDArray
-from raw_maps import FAMILIES, raw_maps
 
-from edgesparse.backends.frames import Pixels
+from edgesparse.backends.frames import Candidates, FrameBoxes, Pixels
 from edgesparse.backends.tensorrt.runner import TensorRTRunner
 from edgesparse.config import DetectorSpec, InputSpec, Run
+from edgesparse.runtime.boxes import valid_boxes
+from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.heads.grid import cells
 from edgesparse.runtime.preprocess import Preprocessor
 
 SIZE = (64, 96)
 CLASSES = ("a", "b", "c")
+TYPES = {"float32": "FLOAT", "float16": "HALF"}
 CODES = {"bgr": None, "rgb": cv2.COLOR_RGB2BGR, "nv12": cv2.COLOR_YUV2BGR_NV12, "yuyv": cv2.COLOR_YUV2BGR_YUYV}
 
 
 def detector(
     fake: Fake, folder: Path, batch: int = 1, dtype: str = "FLOAT", head: str = "yolov8", **run: Any
 ) -> Detector:
-    """`run` may have `spec`, and `layout`: the name of the network and the format of its image (image_format.py)."""
-    count = cells(SIZE)
+    """With the outputs in `fake.answers`, for heads that have several. `run` may have `spec`, `names` of classes, and
+    `layout`: the name of the network and the format of its image (image_format.py).
+    """
+    count, spec, names = cells(SIZE), run.pop("spec", InputSpec(size=SIZE)), run.pop("names", CLASSES)
     shape = [batch, 4 + len(CLASSES), count] if head == "yolov8" else [batch, count, 5 + len(CLASSES)]
-    tensors: dict[str, Any] = {"images": ["INPUT", [batch, 3, *SIZE], dtype], "output0": ["OUTPUT", shape, "FLOAT"]}
-    if head == "yolo-nas":
+    tensors: dict[str, Any] = {
+        "images": ["INPUT", [batch, 3, *spec.size], dtype],
+        "output0": ["OUTPUT", shape, "FLOAT"],
+    }
+    if head in ("yolo-nas", *RAW):
         del tensors["output0"]
-        tensors["boxes"] = ["OUTPUT", [batch, count, 4], "FLOAT"]
-        tensors["scores"] = ["OUTPUT", [batch, count, len(CLASSES)], "FLOAT"]
-    if head in FAMILIES:
-        del tensors["output0"]
-        maps = raw_maps(head, batch, len(CLASSES), SIZE, np.random.default_rng(0), 0.0)
-        tensors |= {name: ["OUTPUT", list(values.shape), "FLOAT"] for name, values in maps.items()}
+        types = {name: TYPES[values.dtype.name] for name, values in fake.answers.items()}
+        tensors |= {name: ["OUTPUT", list(values.shape), types[name]] for name, values in fake.answers.items()}
     if head == "end2end":
         tensors["output0"] = ["OUTPUT", [batch, 30, 6], "FLOAT"]
     for name, (mode, dims, _) in tensors.items():
@@ -46,9 +51,8 @@ def detector(
             fake.answers[name] = np.zeros(dims, np.float32)
     path = folder / "model.plan"
     path.write_bytes(plan(tensors=tensors, **run.pop("layout", {})))
-    spec = run.pop("spec", InputSpec(size=SIZE))
     runner = TensorRTRunner(tensorrt(fake), path)
-    return Detector(runner, DetectorSpec(head=head, classes=CLASSES, input=spec), Run(**run))
+    return Detector(runner, DetectorSpec(head=head, classes=names, input=spec), Run(**run))
 
 
 def still(height: int, width: int, pixels: Pixels = "bgr", seed: int = 0) -> NDArray[np.uint8]:
@@ -68,8 +72,8 @@ def expected(frame: NDArray[np.uint8], pixels: Pixels, spec: InputSpec, dtype: s
 def answers(head: str, batch: int, seed: int, share: float) -> dict[str, NDArray[np.float32]]:
     """Outputs in which about `share` of the candidates reach a score of 0.5."""
     rng, count, classes = np.random.default_rng(seed), cells(SIZE), len(CLASSES)
-    if head in FAMILIES:
-        return raw_maps(head, batch, classes, SIZE, rng, share)
+    if head in RAW:
+        return raw_outputs(head, batch, classes, SIZE, rng, share)
     boxes = rng.uniform(0, 60, (batch, count, 4))
     if head == "yolox":
         boxes = rng.uniform(-1, 2, (batch, count, 4))
@@ -81,3 +85,21 @@ def answers(head: str, batch: int, seed: int, share: float) -> dict[str, NDArray
     if head == "yolov8":
         return {"output0": np.concatenate([boxes, scores], 2).transpose(0, 2, 1).astype(np.float32)}
     return {"output0": np.concatenate([boxes, sure, scores], 2).astype(np.float32)}
+
+
+def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[FrameBoxes], list[Candidates]]:
+    """What the slot returns, and the boxes that NumPy decodes from the same outputs."""
+    frames = [still(*SIZE, seed=i) for i in range(batch)]
+    detect._rounds._ring.submit([(frame, detect._places.of(frame, None)[0][0]) for frame in frames])
+    results, _ = detect._rounds._ring.collect()
+    plan, outputs = detect._rounds._ring._slots[0]._plan, [fake.answers[spec.name] for spec in detect.runner.outputs]  # type: ignore[attr-defined]
+    decoded: list[Any] = [plan.decoded(outputs, i)[:3] for i in range(batch)]
+    keep = [valid_boxes(c[0], c[1], c[2], len(plan.thresholds)) for c in decoded]
+    return results, [tuple(part[k] for part in c) for c, k in zip(decoded, keep, strict=True)]
+
+
+def on_the_cpu(detect: Detector, frames: Sequence[NDArray[np.uint8]], fake: Fake) -> list[Detections]:
+    """The detections of these frames that NumPy and OpenCV find in the same outputs."""
+    plan, outputs = detect._rounds._ring._slots[0]._plan, [fake.answers[spec.name] for spec in detect.runner.outputs]  # type: ignore[attr-defined]
+    letterbox = detect._places.of(frames[0], None)[0][1]
+    return [detect._detections(plan.decoded(outputs, i), letterbox) for i in range(len(frames))]

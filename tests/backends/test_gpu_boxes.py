@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_gpu import Fake
-from gpu_detector import CLASSES, SIZE, answers, detector, still
+from gpu_detector import SIZE, answers, both, detector, on_the_cpu, still
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from raw_maps import FAMILIES
 
 from edgesparse.backends.base import TensorSpec
 from edgesparse.backends.frames import Candidates, FrameBoxes, Plane, Planes, Strided
-from edgesparse.runtime.boxes import valid_boxes
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.grid import cells
@@ -47,17 +45,6 @@ def test_boxes_are_those_of_the_cpu(
                     np.testing.assert_allclose(boxes.xyxy, xyxy, atol=0.01, rtol=1e-5)
                     assert share != 0.2 or len(boxes.xyxy)
         assert ("maps_float32" if head in FAMILIES else "compact_float32") in fake.kernels
-
-
-def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[FrameBoxes], list[Candidates]]:
-    """What the slot returns, and the boxes that NumPy decodes from the same outputs."""
-    frames = [still(*SIZE, seed=i) for i in range(batch)]
-    detect._rounds._ring.submit([(frame, detect._places.of(frame, None)[0][0]) for frame in frames])
-    results, _ = detect._rounds._ring.collect()
-    plan, outputs = detect._rounds._ring._slots[0]._plan, [fake.answers[spec.name] for spec in detect.runner.outputs]  # type: ignore[attr-defined]
-    decoded: list[Any] = [plan.decoded(outputs, i)[:3] for i in range(batch)]
-    keep = [valid_boxes(c[0], c[1], c[2], len(CLASSES)) for c in decoded]
-    return results, [tuple(part[k] for part in c) for c, k in zip(decoded, keep, strict=True)]
 
 
 @pytest.mark.parametrize("head", HEADED)
@@ -172,9 +159,7 @@ def test_what_is_no_box_is_dropped_and_counted_as_on_the_cpu(
             ours = detect.detect(frames)
             dropped = detect.dropped
             detect.faults.clear()
-            plan, outputs = detect._rounds._ring._slots[0]._plan, [fake.answers[s.name] for s in detect.runner.outputs]  # type: ignore[attr-defined]
-            letterbox = detect._places.of(frames[0], None)[0][1]
-            theirs = [detect._detections(plan.decoded(outputs, i), letterbox) for i in range(2)]
+            theirs = on_the_cpu(detect, frames, fake)
             assert dropped == detect.dropped
             counted += dropped
             for mine, other in zip(ours, theirs, strict=True):
@@ -196,20 +181,33 @@ def test_maps_of_a_rewritten_network_are_decoded_on_the_gpu(
         test_boxes_are_those_of_the_cpu(fake, tmp_path, head, multi_label, monkeypatch)
 
 
-def test_maps_in_several_types_or_with_a_divided_box_are_decoded_on_the_cpu() -> None:
+def test_maps_with_a_divided_box_are_decoded_on_the_cpu() -> None:
     whole = {"a": (1, 67, 8, 12), "b": (1, 67, 4, 6), "c": (1, 67, 2, 3)}
     divided = {f"{name}{i}": (1, count, *shape[2:]) for name, shape in whole.items() for i, count in ((0, 32), (1, 35))}
-    mixed = [TensorSpec(name, shape, "float16" if name == "a" else "float32") for name, shape in whole.items()]
-    maps = head_of("yolov8-maps")
-
-    def layout(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
-        return Layout(tuple(TensorSpec(name, shape, "float32") for name, shape in shapes.items()), SIZE)
-
-    assert maps.strided(layout(whole)) is not None
-    assert maps.strided(layout(divided)) is None and maps.strided(Layout(tuple(mixed), SIZE)) is None
+    for shapes, kernel in ((whole, True), (divided, False)):
+        layout = Layout(tuple(TensorSpec(name, shape, "float32") for name, shape in shapes.items()), SIZE)
+        assert (head_of("yolov8-maps").strided(layout) is not None) == kernel
 
 
 def test_a_head_with_more_planes_than_the_kernel_takes_is_refused() -> None:
     planes = Planes(6, Plane(0, 1, 6), Plane(0, 1, 6, 24))
-    with pytest.raises(ValueError, match="5 planes: the kernel takes 1 to 4"):
-        Strided(3, (planes,) * 5)
+    with pytest.raises(ValueError, match="10 planes: the kernel takes 1 to 9"):
+        Strided(3, (planes,) * 10)
+
+
+def test_priors_are_for_boxes_that_are_relative_to_them() -> None:
+    planes = Planes(6, Plane(0, 1, 6), Plane(0, 1, 6, 24))
+    with pytest.raises(ValueError, match=r"priors None: 'exp' boxes of 6 candidates need \(6, 6\)"):
+        Strided(3, (planes,), "exp")
+    with pytest.raises(ValueError, match=r"priors \(6, 6\): 'corners' boxes of 6 candidates need None"):
+        Strided(3, (planes,), "corners", priors=np.zeros((6, 6), np.float32))
+
+
+def test_outputs_of_several_types_are_decoded_on_the_cpu(fake: Fake, tmp_path: Path) -> None:
+    """No kernel reads two types."""
+    fake.answers = answers("yolo-nas", 1, seed=1, share=0.3)
+    fake.answers["scores"] = fake.answers["scores"].astype(np.float16)
+    with detector(fake, tmp_path, head="yolo-nas", conf=0.5) as detect:
+        (ours,), (theirs,) = detect.detect([still(*SIZE)]), on_the_cpu(detect, [still(*SIZE)], fake)
+        assert detect.where.endswith("outputs are decoded by the CPU") and ours.class_id.tolist()
+    np.testing.assert_array_equal(ours.xyxy, theirs.xyxy)

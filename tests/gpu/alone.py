@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from raw_maps import FAMILIES, raw_maps
+from exported import RAW, raw_outputs
 
 from edgesparse.backends.base import TensorSpec
 from edgesparse.backends.cuda import slots
@@ -48,7 +48,7 @@ CODES: dict[Pixels, int | None] = {
 }
 DETAILS = {"yolov8-seg": 8, "yolov8-pose": 6, "yolov8-obb": 1}
 """Values per box besides its corners: coefficients of a mask, x, y and confidence of two keypoints, an angle."""
-BOXES = ("yolov8", "yolov5", "yolox", "yolo-nas", *FAMILIES)
+BOXES = ("yolov8", "yolov5", "yolox", "yolo-nas", *RAW)
 HEADS = (*BOXES, *DETAILS)
 CROP = InputSpec(size=(224, 224), letterbox="crop")
 
@@ -133,8 +133,8 @@ def alone(
 
 def outputs_of(head: str, batch: int, dtype: str, size: tuple[int, int]) -> tuple[TensorSpec, ...]:
     count, classes = cells(size), CLASSES
-    if head in FAMILIES:
-        empty = raw_maps(head, batch, classes, size, np.random.default_rng(0), 0.0)
+    if head in RAW:
+        empty = answers(head, batch, 0.0, seed=0)
         return tuple(TensorSpec(name, values.shape, dtype) for name, values in empty.items())
     if head == "yolo-nas":
         pair = (("boxes", (batch, count, 4)), ("scores", (batch, count, classes)))
@@ -286,8 +286,8 @@ def tiled() -> dict[str, float]:
 
 def answers(head: str, batch: int, share: float, seed: int) -> dict[str, NDArray[np.float32]]:
     rng, count, classes = np.random.default_rng(seed), cells(SIZE), CLASSES
-    if head in FAMILIES:
-        return raw_maps(head, batch, classes, SIZE, rng, share)
+    if head in RAW:
+        return raw_outputs(head, batch, classes, SIZE, rng, share)
     boxes = rng.uniform(-1, 2, (batch, count, 4)) if head == "yolox" else rng.uniform(0, 300, (batch, count, 4))
     scores = np.where(rng.random((batch, count, 1)) < share, rng.uniform(0.3, 1, (batch, count, classes)), 0.01)
     sure = rng.uniform(0.4, 1, (batch, count, 1))

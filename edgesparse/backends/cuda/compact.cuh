@@ -4,10 +4,11 @@
 #pragma once
 #include "shared.cuh"
 
-enum Kind { CENTER_SIZE = 0, CORNERS = 1, ON_GRID = 2, BINS = 3, SHARES = 4 };
-enum Scoring { CONFIDENCES = 0, LOGITS = 1, SOFTMAX = 2 };  // MAPS: all but the first, in kernels of their own
+enum Kind { CENTER_SIZE, CORNERS, EXP, SIGMOID_EXP, SIGMOID_SQUARE, TANH_SIGMOID, BINS };
+enum Scoring { CONFIDENCES, LOGITS, SOFTMAX };
+// MAPS: kernels of their own for kinds after EXP, scoring after CONFIDENCES, and powers other than 1.
 enum { ACROSS = 32, GROUPS = 8 };  // candidates per block; groups of threads that share the classes of each
-enum { LEVELS = 4 };
+enum { LEVELS = 9 };
 #define ROUNDING 1e-3f  // how far a score may exceed 1
 #define COUNTED 0.1f    // what is dropped below this score is noise and not counted
 
@@ -16,18 +17,23 @@ struct Plane {  // value k of candidate r of image p is at[p * image + r * row +
     int32_t image, row, step, gap;
 };
 
-struct Level {  // some of the candidates: all, or the cells of one stride
+struct Level {  // some of the candidates: all, or those of one stride or anchor
     Plane boxes, scores, objectness, details;
-    int32_t candidates, rows, columns, stride;
+    int32_t candidates, gap;
+};
+
+struct Prior {  // what a candidate's values are relative to: x and y of each, in pixels
+    float center[2], step[2], size[2];
 };
 
 struct Outputs {
     Level level[LEVELS];
-    const float* thresholds;  // one per class
+    const float* thresholds;  // one per class, to the power of 1 / power, like lowest
+    const Prior* priors;      // one per candidate; null for none
     int32_t levels, candidates, classes, kind, scoring, bins;
     int32_t multi_label, capacity;  // multi_label: a box counts once for each class that reaches its threshold
     float lowest, least_logit;      // lowest: of the thresholds. Below least_logit, no sigmoid reaches it
-    float powers[2];                // SOFTMAX: of objectness and class in their product
+    float object_power, power;      // a score is (objectness ^ object_power * class) ^ power
     float iou;
     int32_t max_det, agnostic, nms_limit;  // nms_limit: up to this many candidates, NMS runs here
     int32_t details;  // how many more values a box has, such as the coefficients of a mask
@@ -83,35 +89,50 @@ template <class T> DEVICE float mean_bin(const T* at, int step, int bins) {
     return weighed / sum;
 }
 
-template <class T> DEVICE void box_of_bins(const Outputs& o, const Level& level, const T* at, int cell, float* box) {
-    const float center[2] = {(float)(cell % level.columns) + 0.5f, (float)(cell / level.columns) + 0.5f};
+template <class T>
+DEVICE void box_of_bins(const Outputs& o, const Plane& plane, const T* at, const Prior& prior, float* box) {
     for (int k = 0; k < 4; k++) {
-        const float side = mean_bin(at + (size_t)k * o.bins * level.boxes.step, level.boxes.step, o.bins);
-        box[k] = (k < 2 ? center[k] - side : center[k - 2] + side) * (float)level.stride;
+        const float side = mean_bin(at + (size_t)k * o.bins * plane.step, plane.step, o.bins) * prior.step[k % 2];
+        box[k] = prior.center[k % 2] + (k < 2 ? -side : side);
     }
 }
 
+template <bool MAPS> DEVICE float center_of(int kind, float value) {
+    if (!MAPS || kind == EXP) return value;
+    return kind == TANH_SIGMOID ? tanhf(value) : sigmoid(value);
+}
+
+template <bool MAPS> DEVICE float size_of(int kind, float value) {
+    if (!MAPS || kind == EXP || kind == SIGMOID_EXP) return expf(value);
+    const float share = sigmoid(value);
+    return kind == TANH_SIGMOID ? share : 4.0f * share * share;
+}
+
 template <class T, bool MAPS>
-DEVICE void box_of(const Outputs& o, const Level& level, const T* at, int cell, float* box) {
+DEVICE void box_of(const Outputs& o, const Plane& plane, const T* at, int candidate, float* box) {
     if (MAPS && o.kind == BINS) {
-        box_of_bins(o, level, at, cell, box);
+        box_of_bins(o, plane, at, o.priors[candidate], box);
         return;
     }
-    const int step = level.boxes.step;
-    float a = value(at, 0), b = value(at, step), c = value(at, 2 * step), d = value(at, 3 * step);
-    const bool shares = MAPS && o.kind == SHARES;
-    if (o.kind == ON_GRID || shares) {
-        const float stride = (float)level.stride;
-        a = (shares ? tanhf(a) : a) * stride + (float)(cell % level.columns) * stride;
-        b = (shares ? tanhf(b) : b) * stride + (float)(cell / level.columns) * stride;
-        c = shares ? sigmoid(c) * (float)(level.columns * level.stride) : expf(c) * stride;
-        d = shares ? sigmoid(d) * (float)(level.rows * level.stride) : expf(d) * stride;
+    for (int k = 0; k < 4; k++) box[k] = value(at, k * plane.step);
+    if (o.kind == CORNERS) return;
+    if (o.kind != CENTER_SIZE) {
+        const Prior& prior = o.priors[candidate];
+        for (int axis = 0; axis < 2; axis++) {
+            box[axis] = prior.center[axis] + center_of<MAPS>(o.kind, box[axis]) * prior.step[axis];
+            box[axis + 2] = size_of<MAPS>(o.kind, box[axis + 2]) * prior.size[axis];
+        }
     }
-    const float half_width = 0.5f * c, half_height = 0.5f * d;
-    box[0] = o.kind == CORNERS ? a : a - half_width;
-    box[1] = o.kind == CORNERS ? b : b - half_height;
-    box[2] = o.kind == CORNERS ? c : a + half_width;
-    box[3] = o.kind == CORNERS ? d : b + half_height;
+    for (int axis = 0; axis < 2; axis++) {
+        const float center = box[axis], half = 0.5f * box[axis + 2];
+        box[axis] = center - half;
+        box[axis + 2] = center + half;
+    }
+}
+
+// A negative confidence counts as 0.
+DEVICE float power(float base, float exponent) {
+    return exponent == 1.0f ? base : expf(exponent * logf(base < 0.0f ? 0.0f : base));
 }
 
 // The rule of edgesparse/runtime/boxes.py. Comparisons with NaN are false.
@@ -126,7 +147,8 @@ DEVICE void emit(const Outputs& o, Count* count, Record* records, int image, int
     int cell = candidate;
     const Level& level = level_of(o, cell);
     float box[4];
-    box_of<T, MAPS>(o, level, values_of<T>(level.boxes, image, cell), cell, box);
+    box_of<T, MAPS>(o, level.boxes, values_of<T>(level.boxes, image, cell), candidate, box);
+    if (MAPS) best.score = power(best.score, o.power);
     if (!is_box(box, best.score)) {
         if (!(best.score < COUNTED)) atomicAdd(&count[image].dropped, 1u);
         return;
@@ -139,11 +161,9 @@ DEVICE void emit(const Outputs& o, Count* count, Record* records, int image, int
     record.key = candidate * o.classes + best.label;
 }
 
-DEVICE float power(float base, float exponent) { return expf(exponent * logf(base)); }
-
 template <bool MAPS> DEVICE float objectness_of(const Outputs& o, float raw) {
     if (!MAPS) return raw;
-    return o.scoring == SOFTMAX ? power(sigmoid(raw), o.powers[0]) : sigmoid(raw);
+    return power(o.scoring == CONFIDENCES ? raw : sigmoid(raw), o.object_power);
 }
 
 // The logarithm of the sum of the exponentials of all classes.
@@ -176,7 +196,7 @@ DEVICE Best best_of_group(const Outputs& o, Count* count, Record* records, int i
     for (int label = group; label < o.classes; label += GROUPS) {
         float score = value(scores, label * step);
         if (MAPS && score < least) continue;  // no exponential for most cells
-        if (MAPS) score = softmax ? expf(o.powers[1] * (score - all)) : sigmoid(score);
+        if (MAPS && o.scoring != CONFIDENCES) score = softmax ? expf(score - all) : sigmoid(score);
         Best next = {object * score, label};
         if (next.score != next.score) next.score = INFINITY;
         if (o.multi_label) {

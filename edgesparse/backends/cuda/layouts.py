@@ -1,57 +1,32 @@
-"""The kernels' structures as NumPy dtypes, and their values. See the .cuh files in this folder."""
+"""The structures of letterbox.cuh as NumPy dtypes, and their values."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.base import TensorSpec
-from edgesparse.backends.frames import LEVELS, MOST_IMAGES, PIXELS, FramePlan, Place, Plane
+from edgesparse.backends.frames import MOST_IMAGES, PIXELS, Place
 from edgesparse.config import InputSpec
 
 Row = NDArray[Any]
 """One structure: an array of one element."""
 
 
-def _struct(text: str) -> np.dtype[Any]:
+def struct(text: str) -> np.dtype[Any]:
     """A dtype from text such as 'u8 data, i4 pixels, 4i4 rows', in the layout of the C structure."""
     fields = [part.split() for part in text.split(",")]
     return np.dtype([(name, kind) for kind, name in fields])
 
 
-IMAGE = _struct(
+IMAGE = struct(
     "u8 data, i4 pixels, i4 pitch, i4 width, i4 height, i4 top, i4 left, i4 rows, i4 columns, i4 taps, i4 chroma"
 )
-TAP = _struct("i4 at, i2 near, i2 far")
-INPUT = _struct("i4 height, i4 width, i4 swap, i4 pad, 3f4 scale, 3f4 shift")
-_PLANE = _struct("u8 at, i4 image, i4 row, i4 step, i4 gap")
-_VALUES, _GRID = ("boxes", "scores", "objectness", "details"), ("candidates", "rows", "columns", "stride")
-_LEVEL = np.dtype([*((name, _PLANE) for name in _VALUES), *((name, np.int32) for name in _GRID)])
-OUTPUTS = np.dtype(
-    [
-        ("level", _LEVEL, LEVELS),
-        *_struct(
-            "u8 thresholds, i4 levels, i4 candidates, i4 classes, i4 kind, i4 scoring, i4 bins, i4 multi_label, "
-            "i4 capacity, f4 lowest, f4 least_logit, 2f4 powers, f4 iou, i4 max_det, i4 agnostic, i4 nms_limit, "
-            "i4 details, i4 gap"
-        ).descr,
-    ]
-)
-RECORD = _struct("4f4 box, f4 score, i4 key")
-COUNT = _struct("u4 found, u4 dropped, u4 done")
-SUMMARY = _struct("i4 found, i4 kept, i4 dropped")
-KINDS = ("center-size", "corners", "on-grid", "bins", "shares")
-SCORES = ("confidences", "logits", "softmax")
+TAP = struct("i4 at, i2 near, i2 far")
+INPUT = struct("i4 height, i4 width, i4 swap, i4 pad, 3f4 scale, 3f4 shift")
 _WHOLE = 2048
-_SURE = 16.0
-"""A logit whose sigmoid is 1 in float32, nearly."""
-_MARGIN = 0.01
-"""How far below a threshold a logit may be and still be compared as a confidence: more than rounding."""
 IMAGES = MOST_IMAGES
 """As in letterbox.cuh."""
 
@@ -121,38 +96,3 @@ def offset_of(place: Place) -> int:
 
 def _pitch(place: Place) -> int:
     return place.pitch or place.frame_width * _BYTES[place.pixels]
-
-
-def outputs_of(plan: FramePlan, specs: Sequence[TensorSpec], addresses: Sequence[int]) -> Row:
-    """The outputs' structure, except `capacity`, `nms_limit` and `thresholds`.
-
-    `addresses`: of the outputs on the GPU, in the model's order.
-    """
-    row, strided = np.zeros(1, OUTPUTS), plan.strided
-    assert strided is not None
-    for level, planes in zip(row["level"][0], strided.planes, strict=False):
-        for name in _VALUES:
-            if (plane := getattr(planes, name)) is not None:
-                level[name] = _plane(plane, specs[plane.output], addresses[plane.output])
-        for name in _GRID:
-            level[name] = getattr(planes, name)
-    row["levels"] = len(strided.planes)
-    for name in ("candidates", "classes", "bins", "powers", "details"):
-        row[name] = getattr(strided, name)
-    row["kind"], row["scoring"] = KINDS.index(strided.kind), SCORES.index(strided.scores)
-    row["lowest"] = lowest = float(plan.thresholds.min())
-    row["least_logit"] = _logit(lowest) - _MARGIN
-    row["multi_label"], row["iou"], row["max_det"] = plan.multi_label, plan.iou, plan.max_det
-    row["agnostic"] = plan.agnostic
-    return row
-
-
-def _plane(plane: Plane, spec: TensorSpec, address: int) -> tuple[int, ...]:
-    itemsize = np.dtype(spec.dtype).itemsize
-    return address + plane.first * itemsize, int(np.prod(spec.shape[1:])), plane.row, plane.step, 0
-
-
-def _logit(confidence: float) -> float:
-    if confidence <= 0 or confidence >= 1:
-        return -np.inf if confidence <= 0 else _SURE
-    return math.log(confidence / (1 - confidence))

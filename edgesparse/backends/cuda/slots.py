@@ -6,7 +6,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,9 @@ from edgesparse.backends.cuda.gpu import Gpu
 from edgesparse.backends.cuda.graph import Graph
 from edgesparse.backends.cuda.images import Image
 from edgesparse.backends.cuda.kernels import Kernels, Launch
-from edgesparse.backends.cuda.layouts import COUNT, IMAGE, IMAGES, RECORD, SUMMARY, TAP, image_of, input_of, outputs_of
+from edgesparse.backends.cuda.layouts import IMAGE, IMAGES, TAP, image_of, input_of
 from edgesparse.backends.cuda.lent import Lent
+from edgesparse.backends.cuda.outputs import COUNT, RECORD, SUMMARY, kernel_of, outputs_of, thresholds_of
 from edgesparse.backends.device_frame import DeviceFrame
 from edgesparse.backends.frames import NO_BOXES, Frame, FrameBoxes, FramePlan, Place, Slot
 from edgesparse.errors import BuildError
@@ -62,6 +63,8 @@ class CudaSlot(Slot):
 
     def __init__(self, gpu: Gpu, kernels: Kernels, engine: Engine, plan: FramePlan) -> None:
         self._gpu, self._kernels, self._engine, self._plan, self.plain = gpu, kernels, engine, plan, engine.plain
+        if plan.strided is not None and kernel_of(plan.strided, engine.outputs) is None:
+            self._plan = replace(plan, strided=None)
         self.times = np.zeros(3, np.int64)
         self._lent = Lent(engine.stream)
         self._held: dict[str, Any] = {"memory": [], "graphs": {}, "lent": self._lent}
@@ -103,7 +106,8 @@ class CudaSlot(Slot):
         plan, outputs, strided = self._plan, self._engine.outputs, self._plan.strided
         assert strided is not None
         row = outputs_of(plan, outputs, [self._tensors[s.name] for s in outputs])
-        row["capacity"], row["thresholds"] = CAPACITY, self._constant(plan.thresholds)
+        row["capacity"], row["thresholds"] = CAPACITY, self._constant(thresholds_of(plan))
+        row["priors"] = 0 if strided.priors is None else self._constant(strided.priors)
         row["nms_limit"] = NMS_LIMIT if plan.upright else 0
         records = self._gpu.host((self.batch, CAPACITY), RECORD)
         self._summaries = self._gpu.host((self.batch,), SUMMARY)
@@ -112,9 +116,8 @@ class CudaSlot(Slot):
         self._details = details[..., : strided.details]
         on_device = [self._constant(row), self._constant(np.zeros(self.batch, COUNT)), self._memory(records.nbytes)]
         arguments = [*on_device, *map(self._mapped, (self._summaries, records, details))]
-        kernel = "compact" if strided.scores == "confidences" else "maps"
-        name = f"{kernel}_{outputs[strided.planes[0].scores.output].dtype}"
         grid = (-(-strided.candidates // 32), self.batch, 1)
+        name = kernel_of(strided, outputs) or ""
         self._compact = Launch(self._kernels, name, grid, (32, 8, 1), arguments)
 
     @property

@@ -29,6 +29,12 @@ def sigmoid(logits: NDArray[Any]) -> NDArray[Any]:
     return np.tanh(logits * 0.5) * 0.5 + 0.5
 
 
+def power(confidences: NDArray[Any], exponent: float) -> NDArray[Any]:
+    """`confidences` ** `exponent` in float32, where a negative one counts as 0."""
+    raised: NDArray[Any] = np.maximum(confidences, 0, dtype=np.float32) ** np.float32(exponent)
+    return raised
+
+
 def labeled(boxes: NDArray[np.float32], scores: NDArray[Any], conf: float, multi_label: bool) -> Candidates:
     """Candidates from boxes [n, 4] and scores [n, C]: each box with its best class, or with every class from `conf`."""
     if multi_label and conf <= 0:  # everything, without a comparison

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import STRETCHED, VALUES, Evidence, Head, Layout, Sample
-from edgesparse.runtime.heads.candidates import at_least, labeled, sigmoid
+from edgesparse.runtime.heads.candidates import at_least, labeled, power, sigmoid
+from edgesparse.runtime.heads.grid import priors
 
 STRIDE = 16
 FIRST_CLASS = 5
@@ -44,21 +45,30 @@ class FastestDet(Head):
     def classes(self, layout: Layout) -> int:
         return layout.shapes[0][1] - FIRST_CLASS
 
-    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
+    def _priors(self, layout: Layout) -> NDArray[np.float32]:
         rows, columns = layout.shapes[0][2:]
-        y, x = np.mgrid[:rows, :columns].reshape(2, -1).astype(np.float32)
-        cell = np.stack([x, y], 1)
-        step = np.array([layout.size[1] / columns, layout.size[0] / rows], np.float32)
-        size = np.array([layout.size[1], layout.size[0]], np.float32)
+        step = np.array([layout.size[1] / columns, layout.size[0] / rows])
+        y, x = np.mgrid[:rows, :columns].reshape(2, -1)
+        return priors(np.stack([x, y], 1) * step, step, layout.size[::-1])
+
+    def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
+        origin, step, size = np.split(self._priors(layout), 3, axis=1)
 
         def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
             raw = outputs[0][image].reshape(layout.shapes[0][1], -1)
             # Class scores are at most 1, so a confidence is at most objectness ** 0.6.
-            keep = at_least(raw[0].astype(np.float32) ** OBJECT_POWER, conf)
+            keep = at_least(power(raw[0], OBJECT_POWER), conf)
             row = raw[:, keep].T.astype(np.float32)
-            center = (np.tanh(row[:, 1:3]) + cell[keep]) * step
-            half = sigmoid(row[:, 3:FIRST_CLASS]) * size * np.float32(0.5)
-            scores = row[:, :1] ** OBJECT_POWER * row[:, FIRST_CLASS:] ** CLASS_POWER
+            center = origin[keep] + np.tanh(row[:, 1:3]) * step[keep]
+            half = sigmoid(row[:, 3:FIRST_CLASS]) * size[keep] * np.float32(0.5)
+            scores = power(row[:, :1], OBJECT_POWER) * power(row[:, FIRST_CLASS:], CLASS_POWER)
             return labeled(np.concatenate([center - half, center + half], 1), scores, conf, multi_label)
 
         return decode
+
+    def strided(self, layout: Layout) -> Strided:
+        _, _, rows, columns = layout.shapes[0]
+        cells = rows * columns
+        planes = Planes(cells, *(Plane(0, 1, cells, first * cells) for first in (1, FIRST_CLASS, 0)))
+        powers = OBJECT_POWER, CLASS_POWER
+        return Strided(self.classes(layout), (planes,), "tanh-sigmoid", powers=powers, priors=self._priors(layout))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 """Strides of plain detectors, of those with a P6 level, of those with a P2 level, and of tiny ones."""
@@ -50,6 +51,11 @@ def grid(size: tuple[int, int], strides: Sequence[int]) -> tuple[NDArray[np.floa
         corners.append(np.stack([columns, rows], -1).reshape(-1, 2))
         steps.append(np.full((rows.size, 1), stride))
     return np.concatenate(corners).astype(np.float32), np.concatenate(steps).astype(np.float32)
+
+
+def priors(center: NDArray[Any], step: ArrayLike, size: ArrayLike) -> NDArray[np.float32]:
+    """The priors [n, 6] of a Strided, for centers [n, 2]. `step`, `size`: for all, or [n, 1] or [n, 2]; in pixels."""
+    return np.concatenate([center, *(np.broadcast_to(part, center.shape) for part in (step, size))], 1, dtype="float32")
 
 
 def is_decoded(raw: NDArray[np.floating], size: tuple[int, int]) -> bool:

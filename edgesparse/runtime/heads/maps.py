@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
+from edgesparse.backends.frames import BoxKind, Candidates, Decode, Plane, Planes, ScoreKind, Strided
 from edgesparse.runtime.heads.base import CENTERED, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, joined, labeled, sigmoid
 from edgesparse.runtime.heads.fastestdet import CLASS_POWER, OBJECT_POWER, FastestDet
-from edgesparse.runtime.heads.grid import grid
+from edgesparse.runtime.heads.grid import grid, priors
 from edgesparse.runtime.heads.nanodet import BINS, NanoDet
 from edgesparse.runtime.heads.yolov5 import FIRST_CLASS
 from edgesparse.runtime.heads.yolox import Yolox
@@ -103,34 +103,39 @@ class Maps(Head):
 
     after_classes = 0
     """Number of channels after the classes."""
-    box_channels = 4
-    """Number of channels that a box is computed from."""
+    box_kind: BoxKind
+    score_kind: ScoreKind = "logits"
+    bins = 0
+    """Number of logits per side of a box, if it has distance bins."""
+    powers = (1.0, 1.0)
+    """Of objectness and class, in the confidence."""
     objectness: int | None = None
     """The channel of the objectness."""
+    point = 0.0
+    """Where in its cell a prediction is: 0 at its corner, 0.5 in its center."""
 
     def first_box(self, level: Level) -> int:
         """The first channel of the box."""
         return 0
 
-    @abstractmethod
-    def on_gpu(self, classes: int, planes: tuple[Planes, ...]) -> Strided:
-        """How a GPU decodes these planes."""
+    def priors(self, level: Level, size: tuple[int, int]) -> Floats:
+        """The priors [cells, 6] of a level; `size`: of the input (height, width)."""
+        return priors((level.corners + self.point) * level.stride, level.stride, level.stride)
 
     def strided(self, layout: Layout) -> Strided | None:
         every, classes = levels(layout), self.classes(layout)
-        if len({spec.dtype for spec in layout.outputs}) > 1:
-            return None
         try:
-            return self.on_gpu(classes, tuple(self._planes(level, classes) for level in every))
+            planes = tuple(self._planes(level, classes) for level in every)
         except LookupError:
             return None
+        table = np.concatenate([self.priors(level, layout.size) for level in every])
+        return Strided(classes, planes, self.box_kind, self.score_kind, self.bins, self.powers, priors=table)
 
     def _planes(self, level: Level, classes: int) -> Planes:
-        boxes = level.plane(self.first_box(level), self.box_channels)
+        boxes = level.plane(self.first_box(level), 4 * (self.bins or 1))
         scores = level.plane(self.first_class(level), classes)
         objectness = None if self.objectness is None else level.plane(self.objectness, 1)
-        rows, columns = (int(side) + 1 for side in level.corners[-1, ::-1])
-        return Planes(len(level.corners), boxes, scores, objectness, None, rows, columns, level.stride)
+        return Planes(len(level.corners), boxes, scores, objectness)
 
     @abstractmethod
     def first_class(self, level: Level) -> int:
@@ -182,13 +187,11 @@ class YoloV8Maps(Maps):
     outputs = "maps [B, 64 + C, H / stride, W / stride], or bins and classes apart, before softmax and sigmoid"
     source = "Ultralytics, https://docs.ultralytics.com/models/yolov8; Li et al., Generalized Focal Loss"
     convention = CENTERED
-    box_channels = 4 * YOLOV8_BINS
+    box_kind, bins = "bins", YOLOV8_BINS
+    point = 0.5
 
     def first_class(self, level: Level) -> int:
         return 4 * YOLOV8_BINS
-
-    def on_gpu(self, classes: int, planes: tuple[Planes, ...]) -> Strided:
-        return Strided(classes, planes, "bins", "logits", bins=YOLOV8_BINS)
 
     def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
         first = self.first_class(level)
@@ -208,17 +211,15 @@ class NanoDetMaps(Maps):
     outputs = "maps [B, C + 32, H / stride, W / stride], classes before the sigmoid, then distance bins"
     source = NanoDet.source
     convention = NanoDet.convention
-    box_channels = 4 * BINS
+    box_kind, bins = "bins", BINS
     after_classes = 4 * BINS
+    point = 0.5
 
     def first_class(self, level: Level) -> int:
         return 0
 
     def first_box(self, level: Level) -> int:
         return level.channels - 4 * BINS
-
-    def on_gpu(self, classes: int, planes: tuple[Planes, ...]) -> Strided:
-        return Strided(classes, planes, "bins", "logits", bins=BINS)
 
     def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
         return sigmoid(level.channel(outputs, image, 0, level.channels - 4 * BINS).max(axis=0))
@@ -236,13 +237,11 @@ class YoloxMaps(Maps):
     outputs = "maps [B, 5 + C, H / stride, W / stride]: offsets on the grid, objectness and classes before the sigmoid"
     source = Yolox.source
     convention = Yolox.convention
+    box_kind = "exp"
     objectness = 4
 
     def first_class(self, level: Level) -> int:
         return FIRST_CLASS
-
-    def on_gpu(self, classes: int, planes: tuple[Planes, ...]) -> Strided:
-        return Strided(classes, planes, "on-grid", "logits")
 
     def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
         return sigmoid(level.channel(outputs, image, 4, 1)[0])
@@ -264,6 +263,8 @@ class FastestDetMaps(Maps):
     source = FastestDet.source
     convention = FastestDet.convention
     strides = ((16,),)
+    box_kind, score_kind = "tanh-sigmoid", "softmax"
+    powers = OBJECT_POWER, CLASS_POWER
     objectness = 0
 
     def first_class(self, level: Level) -> int:
@@ -272,8 +273,8 @@ class FastestDetMaps(Maps):
     def first_box(self, level: Level) -> int:
         return 1
 
-    def on_gpu(self, classes: int, planes: tuple[Planes, ...]) -> Strided:
-        return Strided(classes, planes, "shares", "softmax", powers=(OBJECT_POWER, CLASS_POWER))
+    def priors(self, level: Level, size: tuple[int, int]) -> Floats:
+        return priors(level.corners * level.stride, level.stride, size[::-1])
 
     def best(self, level: Level, outputs: Sequence[NDArray[Any]], image: int) -> Floats:
         objectness: Floats = sigmoid(level.channel(outputs, image, 0, 1)[0])

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import SHAPES, STRETCHED, VALUES, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, joined, labeled
-from edgesparse.runtime.heads.grid import cells, grid
+from edgesparse.runtime.heads.grid import cells, grid, priors
 
 BINS = 8
 """Distances 0 to 7 in strides."""
@@ -104,6 +104,15 @@ class DistanceBins(Head):
             return joined(results)
 
         return decode
+
+    def strided(self, layout: Layout) -> Strided:
+        parts = self._parts(layout)
+        planes = []
+        for part in parts:
+            (count, row), (_, wide) = layout.shapes[part.scores][1:], layout.shapes[part.distances][1:]
+            planes.append(Planes(count, Plane(part.distances, wide, 1, wide - SIDES), Plane(part.scores, row, 1)))
+        table = np.concatenate([priors(part.centers, part.stride, part.stride) for part in parts])
+        return Strided(self.classes(layout), tuple(planes), "bins", bins=BINS, priors=table)
 
 
 class NanoDet(DistanceBins):

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode
+from edgesparse.backends.frames import LEVELS, BoxKind, Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import CENTERED, POSSIBLE, STRETCHED, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, joined, labeled, sigmoid
-from edgesparse.runtime.heads.grid import grid, side
+from edgesparse.runtime.heads.grid import grid, priors, side
 from edgesparse.runtime.heads.yolov5 import FIRST_CLASS
 
 Anchors = tuple[tuple[float, float], ...]
@@ -100,6 +100,18 @@ class AnchorMaps(Head):
 
         return decode
 
+    def strided(self, layout: Layout) -> Strided | None:
+        maps, table = self._maps(layout), []
+        planes = [part for level in maps for part in _planes(layout.shapes[level.output], level)]
+        for level in maps:
+            corner, step = grid(layout.size, (level.stride,))[0], level.stride * level.growth
+            center = (corner + 0.5) * level.stride - 0.5 * step
+            table += [priors(center, step, anchor) for anchor in level.anchors]
+        if len(planes) > LEVELS:
+            return None
+        kind: BoxKind = "sigmoid-square" if self.squared else "sigmoid-exp"
+        return Strided(self.classes(layout), tuple(planes), kind, "logits", priors=np.concatenate(table))
+
 
 def _cells(shape: tuple[int, ...], anchors: int) -> tuple[int, ...] | None:
     """(rows, columns) of a map; None if the shape is not that of a map with this number of anchors."""
@@ -111,6 +123,19 @@ def _cells(shape: tuple[int, ...], anchors: int) -> tuple[int, ...] | None:
 def _depth(shape: tuple[int, ...], anchors: int) -> int:
     """Values per anchor."""
     return shape[4] if len(shape) == 5 else shape[1] // anchors
+
+
+def _planes(shape: tuple[int, ...], level: _Map) -> list[Planes]:
+    """Those of a map: one with a row per anchor and cell, or one for each anchor's channels."""
+    count, cells = len(level.anchors), int(np.prod(_cells(shape, len(level.anchors)) or ()))
+    depth = _depth(shape, count)
+    row, step = (depth, 1) if len(shape) == 5 else (1, cells)
+    parts = [0] if len(shape) == 5 else [anchor * depth * cells for anchor in range(count)]
+    first = (0, FIRST_CLASS, 4)
+    return [
+        Planes(count * cells // len(parts), *(Plane(level.output, row, step, part + k * step) for k in first))
+        for part in parts
+    ]
 
 
 def _rows(raw: NDArray[Any], anchors: int, depth: int) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Stride
 from edgesparse.runtime.heads.base import CENTERED, POSSIBLE, VALUES, Evidence, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, labeled
 from edgesparse.runtime.heads.deepstream_yolo import is_corners_and_class
-from edgesparse.runtime.heads.grid import grid, is_decoded, side, strides_for, strides_of
+from edgesparse.runtime.heads.grid import grid, is_decoded, priors, strides_for, strides_of
 from edgesparse.runtime.heads.yolov5 import FIRST_CLASS, DecodedRows, is_rows
 
 _EXPORT = "python tools/export_onnx.py -n yolox-s -c best.pth --output-name yolox_s.onnx --opset 17"
@@ -69,13 +69,9 @@ class Yolox(_OnePerCell):
 
     def strided(self, layout: Layout) -> Strided:
         _, cells, row = layout.outputs[0].shape
-        planes, before = [], 0
-        for stride in strides_for(cells, layout.size):
-            rows, columns = side(layout.size[0], stride), side(layout.size[1], stride)
-            boxes, scores, objectness = (Plane(0, row, 1, before * row + first) for first in (0, FIRST_CLASS, 4))
-            planes.append(Planes(rows * columns, boxes, scores, objectness, None, rows, columns, stride))
-            before += rows * columns
-        return Strided(self.classes(layout), tuple(planes), kind="on-grid")
+        planes = Planes(cells, *(Plane(0, row, 1, first) for first in (0, FIRST_CLASS, 4)))
+        corner, stride = grid(layout.size, strides_for(cells, layout.size))
+        return Strided(self.classes(layout), (planes,), "exp", priors=priors(corner * stride, stride, stride))
 
 
 class YoloxDecoded(_OnePerCell):

@@ -7,7 +7,7 @@ docs/reference/models.md.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgesparse.backends import backend
-from edgesparse.backends.frames import Plane, Planes, Strided
+from edgesparse.backends.frames import Plane, Strided
 from edgesparse.builder.prepare import find_head, layout_of, specify
 from edgesparse.config import DetectorSpec, Run, parse
 from edgesparse.head_table import HEAD_ALIASES, HEADS
@@ -143,14 +143,16 @@ def gathered(at: Strided, outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.
     """The values that the kernel edgesparse/backends/cuda/compact.cuh computes: x1, y1, x2, y2, score and class per
     row."""
     flat = [output[0].ravel().astype(np.float64) for output in outputs]
-    rows = []
+    rows, candidate = [], 0
     for level in at.planes:
         for r in range(level.candidates):
             boxes = values(flat, level.boxes, r, 4 * (at.bins or 1))
             raw = values(flat, level.scores, r, at.classes)
             objectness = None if level.objectness is None else values(flat, level.objectness, r, 1)[0]
             scores = confidences(at, raw, objectness)
-            rows.append((*box(at, level, r, boxes), scores.max(), int(np.argmax(scores))))
+            prior = None if at.priors is None else at.priors[candidate].astype(np.float64)
+            rows.append((*box(at, prior, boxes), scores.max(), int(np.argmax(scores))))
+            candidate += 1
     return np.array(rows)
 
 
@@ -159,29 +161,34 @@ def values(flat: Sequence[NDArray[np.float64]], plane: Plane, r: int, count: int
 
 
 def confidences(at: Strided, raw: NDArray[np.float64], objectness: float | None) -> NDArray[np.float64]:
-    if at.scores == "confidences":
-        return raw * (1.0 if objectness is None else objectness)
-    chance = 1.0 if objectness is None else sigma(objectness)
-    shares = np.exp(raw) / np.exp(raw).sum() if at.scores == "softmax" else np.array([sigma(value) for value in raw])
+    chance, shares = 1.0 if objectness is None else objectness, raw
+    if at.scores != "confidences":
+        chance = 1.0 if objectness is None else sigma(objectness)
+        shares = np.exp(raw) / np.exp(raw).sum() if at.scores == "softmax" else np.array([*map(sigma, raw)])
     scores: NDArray[np.float64] = chance ** at.powers[0] * shares ** at.powers[1]
     return scores
 
 
-def box(at: Strided, level: Planes, r: int, values: NDArray[np.float64]) -> tuple[float, ...]:
-    y, x = divmod(r, level.columns)
+Function = Callable[[float], float]
+OFFSETS: dict[str, Function] = {"exp": lambda v: v, "sigmoid": sigma, "tanh": np.tanh}
+FACTORS: dict[str, Function] = {"exp": np.exp, "square": lambda v: (2 * sigma(v)) ** 2, "sigmoid": sigma}
+
+
+def box(at: Strided, prior: NDArray[np.float64] | None, values: NDArray[np.float64]) -> tuple[float, ...]:
+    if prior is not None:
+        (x, y), (across, down), (width, height) = prior.reshape(3, 2)
     if at.kind == "bins":
         weights = np.exp(values.reshape(4, at.bins))
         left, top, right, bottom = (weights / weights.sum(axis=1, keepdims=True)) @ np.arange(at.bins)
-        return tuple(side * level.stride for side in (x + 0.5 - left, y + 0.5 - top, x + 0.5 + right, y + 0.5 + bottom))
+        return x - left * across, y - top * down, x + right * across, y + bottom * down
     a, b, c, d = values.tolist()
     if at.kind == "corners":
         return a, b, c, d
-    if at.kind == "on-grid":
-        a, b, c, d = a + x, b + y, np.exp(c), np.exp(d)
-    elif at.kind == "shares":
-        a, b, c, d = np.tanh(a) + x, np.tanh(b) + y, sigma(c) * level.columns, sigma(d) * level.rows
-    scale = 1 if at.kind == "center-size" else level.stride
-    return tuple(side * scale for side in (a - c / 2, b - d / 2, a + c / 2, b + d / 2))
+    if at.kind != "center-size":
+        first, last = at.kind.split("-")[0], at.kind.split("-")[-1]
+        a, b = x + OFFSETS[first](a) * across, y + OFFSETS[first](b) * down
+        c, d = FACTORS[last](c) * width, FACTORS[last](d) * height
+    return a - c / 2, b - d / 2, a + c / 2, b + d / 2
 
 
 def examined(case: Case, folder: Path) -> Row:
