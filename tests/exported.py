@@ -75,6 +75,44 @@ def anchors(by_anchor: bool, draw: Draw) -> Outputs:
     return outputs
 
 
+def retinanet(draw: Draw) -> Outputs:
+    """Nine anchors per cell; class 0 is the background."""
+    rows = 9 * draw.cells(8, 16, 32, 64, 128)
+    return {"cls_logits": draw.logits(rows, 1 + draw.classes), "bbox_regression": draw.noise(rows, 4, scale=2)}
+
+
+def fcos(draw: Draw) -> Outputs:
+    rows = draw.cells(8, 16, 32, 64, 128)
+    logits, centerness = draw.logits(rows, 1 + draw.classes), draw.logits(rows, 1) + 3
+    return {"cls_logits": logits, "bbox_regression": abs(draw.noise(rows, 4)), "bbox_ctrness": centerness}
+
+
+def retinaface(draw: Draw) -> Outputs:
+    rows, faces = 2 * draw.cells(8, 16, 32), draw.scores(2 * draw.cells(8, 16, 32), 1)
+    return {
+        "boxes": draw.noise(rows, 4),
+        "scores": np.concatenate([1 - faces, faces], 2),
+        "points": draw.noise(rows, 10),
+    }
+
+
+def yunet(draw: Draw) -> Outputs:
+    outputs = Outputs()
+    for stride in (8, 16, 32):
+        rows = draw.cells(stride)
+        score = draw.scores(rows, 1)
+        outputs |= {f"cls_{stride}": score, f"obj_{stride}": np.sqrt(score)}
+        outputs |= {f"bbox_{stride}": draw.noise(rows, 4), f"kps_{stride}": draw.noise(rows, 10)}
+    return outputs
+
+
+def freeyolo(draw: Draw) -> Outputs:
+    rows = draw.cells(8, 16, 32)
+    return {"output": np.concatenate([draw.noise(rows, 4), draw.scores(rows, 1 + draw.classes)], 2)[0]}
+
+
+ONE_CLASS, ONE_IMAGE = ("retinaface", "yunet"), ("freeyolo",)
+"""Families that detect faces only, and those whose outputs have no batch."""
 EXPORTED: dict[str, Callable[[Draw], Outputs]] = {
     "nanodet": partial(pairs, (8, 16, 32)),
     "nanodet-plus": nanodet_plus,
@@ -84,6 +122,11 @@ EXPORTED: dict[str, Callable[[Draw], Outputs]] = {
     "yolov4-maps": partial(anchors, True),
     "yolov5-maps": partial(anchors, False),
     "yolov7-maps": partial(anchors, True),
+    "retinanet": retinanet,
+    "fcos": fcos,
+    "retinaface": retinaface,
+    "yunet": yunet,
+    "freeyolo": freeyolo,
 }
 RAW = (*FAMILIES, *EXPORTED)
 """Families whose engine ends in raw outputs: after `slim`, or as exported."""

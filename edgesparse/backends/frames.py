@@ -5,6 +5,7 @@ A Slot holds everything that one batch needs; a Ring uses slots in turn and coll
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -89,13 +90,13 @@ MOST_IMAGES = 64
 LEVELS = 9
 """The most `planes` of a Strided, as in compact.cuh: three anchors at three strides."""
 
-BoxKind = Literal["center-size", "corners", "exp", "sigmoid-exp", "sigmoid-square", "tanh-sigmoid", "bins"]
+BoxKind = Literal["center-size", "corners", "exp", "sigmoid-exp", "sigmoid-square", "tanh-sigmoid", "distances", "bins"]
 """What the values of a box are, in the order of their numbers in the kernel.
 
 In pixels: center and size, or corners. Relative to the candidate's prior: a center, before the function that is named
 first, as an offset in steps, and a size, before the function that is named last, as a factor: "exp" x + a * step,
-size * exp(c); "sigmoid-exp"; "sigmoid-square", where a size is multiplied by (2 * sigmoid) ** 2; "tanh-sigmoid". Or
-`bins` logits per side, whose mean is the distance from the prior's center in steps.
+size * exp(c); "sigmoid-exp"; "sigmoid-square", where a size is multiplied by (2 * sigmoid) ** 2; "tanh-sigmoid". Or the
+distances of the sides from the prior's center in steps, as they are or each as the mean of `bins` logits.
 """
 ScoreKind = Literal["confidences", "logits", "softmax"]
 """Whether objectness and classes are confidences, logits, or, of the classes, logits of a softmax."""
@@ -126,8 +127,9 @@ class Strided:
     """Where a kernel finds boxes and scores in the outputs, and how it decodes them. One to LEVELS `planes`.
 
     `priors` [candidates, 6]: center x, y, step x, y and size x, y in pixels, which boxes are relative to; None if boxes
-    are in pixels. `powers`: of objectness and class, whose product is the confidence; both above 0. `details`: how many
-    more values belong to a box. Raises ValueError if these do not match.
+    are in pixels. `powers`: of objectness and class, whose product is the confidence; both above 0. `exponent`: factor
+    and upper limit of the logarithm of a size. `details`: how many more values belong to a box. Raises ValueError for
+    priors that do not match.
     """
 
     classes: int
@@ -136,6 +138,7 @@ class Strided:
     scores: ScoreKind = "confidences"
     bins: int = 0
     powers: tuple[float, float] = (1.0, 1.0)
+    exponent: tuple[float, float] = (1.0, math.inf)
     details: int = 0
     priors: NDArray[np.float32] | None = None
 

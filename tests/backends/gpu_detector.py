@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from exported import RAW, raw_outputs
+from exported import ONE_CLASS, RAW, raw_outputs
 from fake_gpu import Fake
 from fake_tensorrt import plan, tensorrt
 from numpy.typing import NDArray
@@ -34,7 +34,8 @@ def detector(
     """With the outputs in `fake.answers`, for heads that have several. `run` may have `spec`, `names` of classes, and
     `layout`: the name of the network and the format of its image (image_format.py).
     """
-    count, spec, names = cells(SIZE), run.pop("spec", InputSpec(size=SIZE)), run.pop("names", CLASSES)
+    count, spec = cells(SIZE), run.pop("spec", InputSpec(size=SIZE))
+    names = run.pop("names", CLASSES[:1] if head in ONE_CLASS else CLASSES)
     shape = [batch, 4 + len(CLASSES), count] if head == "yolov8" else [batch, count, 5 + len(CLASSES)]
     tensors: dict[str, Any] = {
         "images": ["INPUT", [batch, 3, *spec.size], dtype],

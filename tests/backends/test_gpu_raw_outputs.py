@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from exported import EXPORTED
+from exported import EXPORTED, ONE_IMAGE
 from fake_gpu import Fake
 from gpu_detector import SIZE, answers, both, detector, on_the_cpu, still
 
@@ -30,8 +30,9 @@ def test_boxes_are_those_of_numpy(
 ) -> None:
     """In the same order, for every image of a batch, also if they exceed the capacity."""
     monkeypatch.setattr("edgesparse.backends.cuda.slots.NMS_LIMIT", 0)
-    for batch, share, capacity in ((1, 0.2, 1024), (3, 0.0, 1024), (3, 0.3, 1024), (2, 0.9, 8)):
+    for images, share, capacity in ((1, 0.2, 1024), (3, 0.0, 1024), (3, 0.3, 1024), (2, 0.9, 8)):
         monkeypatch.setattr("edgesparse.backends.cuda.slots.CAPACITY", capacity)
+        batch = 1 if head in ONE_IMAGE else images
         fake.answers = answers(head, batch, seed=batch, share=share)
         with detector(fake, tmp_path, batch=batch, head=head, conf=0.5, multi_label=multi_label) as detect:
             for boxes, (xyxy, confidence, class_id) in zip(*both(detect, batch, fake), strict=True):
@@ -46,14 +47,14 @@ def test_boxes_are_those_of_numpy(
 @pytest.mark.parametrize("faulty", [0.0, 0.02])
 def test_detections_and_faults_are_those_of_the_cpu(fake: Fake, tmp_path: Path, head: str, faulty: float) -> None:
     """With NMS on the GPU; also where some values are not finite, negative, or above 1."""
-    total = counted = 0
+    total, counted, batch = 0, 0, 1 if head in ONE_IMAGE else 2
     for seed in range(3):
-        fake.answers, rng = answers(head, 2, seed=seed, share=0.2), np.random.default_rng(seed)
+        fake.answers, rng = answers(head, batch, seed=seed, share=0.2), np.random.default_rng(seed)
         for output in fake.answers.values():
             chosen = rng.random(output.shape) < faulty
             output[chosen] = rng.choice([np.nan, np.inf, -np.inf, -20.0, 1.5], int(chosen.sum()))
-        with detector(fake, tmp_path, batch=2, head=head, conf={"default": 0.5, "a": 0.6}) as detect:
-            frames = [still(*SIZE, seed=i) for i in range(2)]
+        with detector(fake, tmp_path, batch=batch, head=head, conf={"default": 0.5, "a": 0.6}) as detect:
+            frames = [still(*SIZE, seed=i) for i in range(batch)]
             ours, dropped = detect.detect(frames), detect.dropped
             detect.faults.clear()
             theirs = on_the_cpu(detect, frames, fake)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from exported import RAW, raw_outputs
+from exported import ONE_IMAGE, RAW, raw_outputs
 
 from edgesparse.backends.base import TensorSpec
 from edgesparse.backends.cuda import slots
@@ -48,7 +48,7 @@ CODES: dict[Pixels, int | None] = {
 }
 DETAILS = {"yolov8-seg": 8, "yolov8-pose": 6, "yolov8-obb": 1}
 """Values per box besides its corners: coefficients of a mask, x, y and confidence of two keypoints, an angle."""
-BOXES = ("yolov8", "yolov5", "yolox", "yolo-nas", *RAW)
+BOXES = ("yolov8", "yolov5", "yolox", "yolo-nas", *(head for head in RAW if head not in ONE_IMAGE))
 HEADS = (*BOXES, *DETAILS)
 CROP = InputSpec(size=(224, 224), letterbox="crop")
 

@@ -4,9 +4,9 @@
 #pragma once
 #include "shared.cuh"
 
-enum Kind { CENTER_SIZE, CORNERS, EXP, SIGMOID_EXP, SIGMOID_SQUARE, TANH_SIGMOID, BINS };
+enum Kind { CENTER_SIZE, CORNERS, EXP, SIGMOID_EXP, SIGMOID_SQUARE, TANH_SIGMOID, DISTANCES, BINS };
 enum Scoring { CONFIDENCES, LOGITS, SOFTMAX };
-// MAPS: kernels of their own for kinds after EXP, scoring after CONFIDENCES, and powers other than 1.
+// MAPS: kernels of their own for kinds after EXP, scoring after CONFIDENCES, powers other than 1, and limited sizes.
 enum { ACROSS = 32, GROUPS = 8 };  // candidates per block; groups of threads that share the classes of each
 enum { LEVELS = 9 };
 #define ROUNDING 1e-3f  // how far a score may exceed 1
@@ -34,6 +34,7 @@ struct Outputs {
     int32_t multi_label, capacity;  // multi_label: a box counts once for each class that reaches its threshold
     float lowest, least_logit;      // lowest: of the thresholds. Below least_logit, no sigmoid reaches it
     float object_power, power;      // a score is (objectness ^ object_power * class) ^ power
+    float log_scale, log_limit;     // of the logarithm of a size
     float iou;
     int32_t max_det, agnostic, nms_limit;  // nms_limit: up to this many candidates, NMS runs here
     int32_t details;  // how many more values a box has, such as the coefficients of a mask
@@ -90,9 +91,10 @@ template <class T> DEVICE float mean_bin(const T* at, int step, int bins) {
 }
 
 template <class T>
-DEVICE void box_of_bins(const Outputs& o, const Plane& plane, const T* at, const Prior& prior, float* box) {
+DEVICE void box_of_distances(const Outputs& o, const Plane& plane, const T* at, const Prior& prior, float* box) {
     for (int k = 0; k < 4; k++) {
-        const float side = mean_bin(at + (size_t)k * o.bins * plane.step, plane.step, o.bins) * prior.step[k % 2];
+        const T* first = at + (size_t)k * o.bins * plane.step;
+        const float side = (o.kind == BINS ? mean_bin(first, plane.step, o.bins) : value(first, 0)) * prior.step[k % 2];
         box[k] = prior.center[k % 2] + (k < 2 ? -side : side);
     }
 }
@@ -102,16 +104,20 @@ template <bool MAPS> DEVICE float center_of(int kind, float value) {
     return kind == TANH_SIGMOID ? tanhf(value) : sigmoid(value);
 }
 
-template <bool MAPS> DEVICE float size_of(int kind, float value) {
-    if (!MAPS || kind == EXP || kind == SIGMOID_EXP) return expf(value);
+template <bool MAPS> DEVICE float size_of(const Outputs& o, float value) {
+    if (!MAPS) return expf(value);
+    if (o.kind == EXP || o.kind == SIGMOID_EXP) {
+        const float log = value * o.log_scale;
+        return expf(log > o.log_limit ? o.log_limit : log);  // NaN stays
+    }
     const float share = sigmoid(value);
-    return kind == TANH_SIGMOID ? share : 4.0f * share * share;
+    return o.kind == TANH_SIGMOID ? share : 4.0f * share * share;
 }
 
 template <class T, bool MAPS>
 DEVICE void box_of(const Outputs& o, const Plane& plane, const T* at, int candidate, float* box) {
-    if (MAPS && o.kind == BINS) {
-        box_of_bins(o, plane, at, o.priors[candidate], box);
+    if (MAPS && o.kind >= DISTANCES) {
+        box_of_distances(o, plane, at, o.priors[candidate], box);
         return;
     }
     for (int k = 0; k < 4; k++) box[k] = value(at, k * plane.step);
@@ -120,7 +126,7 @@ DEVICE void box_of(const Outputs& o, const Plane& plane, const T* at, int candid
         const Prior& prior = o.priors[candidate];
         for (int axis = 0; axis < 2; axis++) {
             box[axis] = prior.center[axis] + center_of<MAPS>(o.kind, box[axis]) * prior.step[axis];
-            box[axis + 2] = size_of<MAPS>(o.kind, box[axis + 2]) * prior.size[axis];
+            box[axis + 2] = size_of<MAPS>(o, box[axis + 2]) * prior.size[axis];
         }
     }
     for (int axis = 0; axis < 2; axis++) {

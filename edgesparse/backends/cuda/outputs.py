@@ -21,8 +21,8 @@ OUTPUTS = np.dtype(
         ("level", _LEVEL, LEVELS),
         *struct(
             "u8 thresholds, u8 priors, i4 levels, i4 candidates, i4 classes, i4 kind, i4 scoring, i4 bins, "
-            "i4 multi_label, i4 capacity, f4 lowest, f4 least_logit, f4 object_power, f4 power, f4 iou, i4 max_det, "
-            "i4 agnostic, i4 nms_limit, i4 details, i4 gap"
+            "i4 multi_label, i4 capacity, f4 lowest, f4 least_logit, f4 object_power, f4 power, f4 log_scale, "
+            "f4 log_limit, f4 iou, i4 max_det, i4 agnostic, i4 nms_limit, i4 details, i4 gap"
         ).descr,
     ]
 )
@@ -51,10 +51,12 @@ def outputs_of(plan: FramePlan, specs: Sequence[TensorSpec], addresses: Sequence
                 level[name] = _plane(plane, specs[plane.output], addresses[plane.output])
         level["candidates"] = planes.candidates
     row["levels"] = len(strided.planes)
-    for name in ("candidates", "classes", "bins", "details"):
+    for name in ("candidates", "classes", "details"):
         row[name] = getattr(strided, name)
+    row["bins"] = strided.bins or 1
     row["kind"], row["scoring"] = KINDS.index(strided.kind), SCORES.index(strided.scores)
     row["object_power"], row["power"] = strided.powers[0] / strided.powers[1], strided.powers[1]
+    row["log_scale"], row["log_limit"] = strided.exponent
     row["lowest"] = lowest = float(thresholds_of(plan).min())
     row["least_logit"] = _logit(lowest) - _MARGIN
     row["multi_label"], row["iou"], row["max_det"] = plan.multi_label, plan.iou, plan.max_det
@@ -75,6 +77,7 @@ def kernel_of(strided: Strided, specs: Sequence[TensorSpec]) -> str | None:
     if len(dtypes) > 1 or not dtypes <= {"float32", "float16"}:
         return None
     plain = strided.kind in _PLAIN and strided.scores == "confidences" and strided.powers == (1, 1)
+    plain &= strided.exponent == (1, math.inf)
     return f"{'compact' if plain else 'maps'}_{dtypes.pop()}"
 
 

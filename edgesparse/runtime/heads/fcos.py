@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import SHAPES, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, labeled, sigmoid
-from edgesparse.runtime.heads.grid import cells
+from edgesparse.runtime.heads.grid import cells, priors
 from edgesparse.runtime.heads.retinanet import EXPORT, STRIDES, RetinaNet, shifts
 
 
@@ -50,18 +50,31 @@ class Fcos(Head):
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
         at, boxes, center = self._order(layout)
-        levels = [shifts(layout.size, level) for level in range(len(STRIDES))]
-        origin = np.concatenate(levels)
-        stride = np.repeat(np.array(STRIDES, np.float32), [len(level) for level in levels])[:, None]
+        origin, stride = _points(layout.size)
 
         def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
             logits = outputs[at][image][:, 1:]
             centerness = sigmoid(outputs[center][image].astype(np.float32))
             best = sigmoid(logits.max(axis=1).astype(np.float32))
-            keep = at_least(np.sqrt(best * centerness[:, 0]), conf)
+            # A class that is no number makes no candidate of a cell whose centerness is too low, as on the GPU.
+            keep = at_least(np.sqrt(np.fmin(best * centerness[:, 0], centerness[:, 0])), conf)
             distance = outputs[boxes][image][keep].astype(np.float32) * stride[keep]
             xyxy = np.concatenate([origin[keep] - distance[:, :2], origin[keep] + distance[:, 2:]], 1)
             scores = np.sqrt(sigmoid(logits[keep].astype(np.float32)) * centerness[keep])
             return labeled(xyxy, scores, conf, multi_label)
 
         return decode
+
+    def strided(self, layout: Layout) -> Strided:
+        (at, boxes, center), classes, (origin, stride) = self._order(layout), self.classes(layout), _points(layout.size)
+        scores = Plane(at, 1 + classes, 1, first=1)
+        planes = Planes(len(origin), Plane(boxes, 4, 1), scores, objectness=Plane(center, 1, 1))
+        table = priors(origin, stride, stride)
+        return Strided(classes, (planes,), "distances", "logits", powers=(0.5, 0.5), priors=table)
+
+
+def _points(size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The point [N, 2] and the stride [N, 1] of each cell, in pixels."""
+    levels = [shifts(size, level) for level in range(len(STRIDES))]
+    stride = np.repeat(np.array(STRIDES, np.float32), [len(level) for level in levels])
+    return np.concatenate(levels), stride[:, None]

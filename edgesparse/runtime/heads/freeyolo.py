@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import CENTERED, SHAPES, Evidence, Head, Layout, Sample
-from edgesparse.runtime.heads.candidates import at_least, labeled
-from edgesparse.runtime.heads.grid import grid, is_dense, strides_for
+from edgesparse.runtime.heads.candidates import at_least, labeled, power
+from edgesparse.runtime.heads.grid import grid, is_dense, priors, strides_for
 from edgesparse.runtime.heads.yolov5 import FIRST_CLASS
 
 
@@ -41,18 +41,28 @@ class FreeYolo(Head):
         return layout.shapes[0][1] - FIRST_CLASS
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
-        corner, stride = grid(layout.size, strides_for(layout.shapes[0][0], layout.size))
-        center = (corner + np.float32(0.5)) * stride
+        center, stride = _centers(layout)
 
         def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
-            objectness = outputs[0][:, 4].astype(np.float32)
-            keep = at_least(np.sqrt(objectness), conf)  # class scores are at most 1
+            keep = at_least(power(outputs[0][:, 4], 0.5), conf)  # class scores are at most 1
             row = outputs[0][keep].astype(np.float32)
             middle, half = (
                 center[keep] + row[:, :2] * stride[keep],
                 np.exp(row[:, 2:4]) * stride[keep] * np.float32(0.5),
             )
-            scores = np.sqrt(row[:, FIRST_CLASS:] * row[:, 4:FIRST_CLASS])
+            scores = power(row[:, FIRST_CLASS:], 0.5) * power(row[:, 4:FIRST_CLASS], 0.5)
             return labeled(np.concatenate([middle - half, middle + half], 1), scores, conf, multi_label)
 
         return decode
+
+    def strided(self, layout: Layout) -> Strided:
+        (cells, row), (center, stride) = layout.shapes[0], _centers(layout)
+        planes = Planes(cells, *(Plane(0, row, 1, first) for first in (0, FIRST_CLASS, 4)))
+        table = priors(center, stride, stride)
+        return Strided(self.classes(layout), (planes,), "exp", powers=(0.5, 0.5), priors=table)
+
+
+def _centers(layout: Layout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Center [N, 2] and stride [N, 1] of each cell, in pixels."""
+    corner, stride = grid(layout.size, strides_for(layout.shapes[0][0], layout.size))
+    return (corner + np.float32(0.5)) * stride, stride

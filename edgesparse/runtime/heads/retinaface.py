@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import CENTERED, SHAPES, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, labeled
 from edgesparse.runtime.heads.grid import grid
+from edgesparse.runtime.heads.grid import priors as prior_table
 
 PRIORS = ((8, (16, 32)), (16, (64, 128)), (32, (256, 512)))
 """(stride, sides of the priors in pixels)."""
@@ -63,3 +65,10 @@ class RetinaFace(Head):
             return labeled(np.concatenate([center - half, center + half], 1), face[keep], conf, multi_label)
 
         return decode
+
+    def strided(self, layout: Layout) -> Strided:
+        center, length = np.split(priors(layout.size), [2], 1)
+        scores = Plane(layout.index(last=2), 2, 1, first=1)
+        planes = Planes(len(center), Plane(layout.index(last=4), 4, 1), scores)
+        table = prior_table(center, CENTER_VARIANCE * length, length)
+        return Strided(1, (planes,), "exp", exponent=(SIDE_VARIANCE, math.inf), priors=table)

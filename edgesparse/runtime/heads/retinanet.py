@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import IMAGENET, SHAPES, Evidence, Head, Layout, Sample
 from edgesparse.runtime.heads.candidates import at_least, labeled, sigmoid
-from edgesparse.runtime.heads.grid import side
+from edgesparse.runtime.heads.grid import priors, side
 
 STRIDES = (8, 16, 32, 64, 128)
 SIZES, RATIOS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0)
@@ -65,9 +65,7 @@ class RetinaNet(Head):
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
         boxes = layout.boxes()
-        center, half = (
-            np.concatenate(part) for part in zip(*map(_anchors(layout.size), range(len(STRIDES))), strict=True)
-        )
+        center, half = _anchors(layout.size)
 
         def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
             logits = outputs[1 - boxes][image][:, 1:]
@@ -80,15 +78,21 @@ class RetinaNet(Head):
 
         return decode
 
+    def strided(self, layout: Layout) -> Strided:
+        boxes, classes, (center, half) = layout.boxes(), self.classes(layout), _anchors(layout.size)
+        planes = Planes(len(center), Plane(boxes, 4, 1), Plane(1 - boxes, 1 + classes, 1, first=1))
+        table = priors(center, 2 * half, 2 * half)
+        return Strided(classes, (planes,), "exp", "logits", exponent=(1, LARGEST), priors=table)
 
-def _anchors(size: tuple[int, int]) -> Any:
-    """Return a function from a level to centers and half sides [cells * 9, 2], cell by cell."""
 
-    def anchors(level: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _anchors(size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Centers and half sides of all anchors [N, 2], level by level and cell by cell."""
+    centers, halves = [], []
+    for level in range(len(STRIDES)):
         center, half = shifts(size, level), anchor_sides(level)
-        return np.repeat(center, len(half), axis=0), np.tile(half, (len(center), 1))
-
-    return anchors
+        centers.append(np.repeat(center, len(half), axis=0))
+        halves.append(np.tile(half, (len(center), 1)))
+    return np.concatenate(centers), np.concatenate(halves)
 
 
 def _count(size: tuple[int, int]) -> int:

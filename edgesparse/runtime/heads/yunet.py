@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.backends.frames import Candidates, Decode
+from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import CENTERED, SHAPES, Evidence, Head, Layout, Sample
-from edgesparse.runtime.heads.candidates import at_least, joined, labeled
-from edgesparse.runtime.heads.grid import grid
+from edgesparse.runtime.heads.candidates import at_least, joined, labeled, power
+from edgesparse.runtime.heads.grid import grid, priors
 
 STRIDES = (8, 16, 32)
 
@@ -69,9 +69,9 @@ class YuNet(Head):
         def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
             results = []
             for level in levels:
-                first, second = (outputs[i][image].astype(np.float32).clip(0, 1) for i in level.scores)
-                scores = np.sqrt(first * second)
-                keep = at_least(scores[:, 0], conf)
+                first, second = (power(outputs[i][image], 0.5) for i in level.scores)
+                scores = first * second
+                keep = at_least(np.fmin(scores, second)[:, 0], conf)  # the second alone may be too low, as on the GPU
                 row = outputs[level.boxes][image][keep].astype(np.float32)
                 center, half = level.cells[keep] + row[:, :2], np.exp(row[:, 2:]) * 0.5
                 xyxy = np.concatenate([center - half, center + half], 1) * np.float32(level.stride)
@@ -79,3 +79,12 @@ class YuNet(Head):
             return joined(results)
 
         return decode
+
+    def strided(self, layout: Layout) -> Strided:
+        levels = self._levels(layout)
+        planes = tuple(
+            Planes(len(level.cells), Plane(level.boxes, 4, 1), *(Plane(i, 1, 1) for i in level.scores))
+            for level in levels
+        )
+        table = np.concatenate([priors(level.cells * level.stride, level.stride, level.stride) for level in levels])
+        return Strided(1, planes, "exp", powers=(0.5, 0.5), priors=table)

@@ -142,7 +142,7 @@ def assert_right(detections: Detections, case: Case) -> None:
 def gathered(at: Strided, outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
     """The values that the kernel edgesparse/backends/cuda/compact.cuh computes: x1, y1, x2, y2, score and class per
     row."""
-    flat = [output[0].ravel().astype(np.float64) for output in outputs]
+    flat = [output.ravel().astype(np.float64) for output in outputs]  # of one image
     rows, candidate = [], 0
     for level in at.planes:
         for r in range(level.candidates):
@@ -179,12 +179,15 @@ def box(at: Strided, prior: NDArray[np.float64] | None, values: NDArray[np.float
         (x, y), (across, down), (width, height) = prior.reshape(3, 2)
     if at.kind == "bins":
         weights = np.exp(values.reshape(4, at.bins))
-        left, top, right, bottom = (weights / weights.sum(axis=1, keepdims=True)) @ np.arange(at.bins)
+        values = (weights / weights.sum(axis=1, keepdims=True)) @ np.arange(at.bins)
+    if at.kind in ("bins", "distances"):
+        left, top, right, bottom = values
         return x - left * across, y - top * down, x + right * across, y + bottom * down
     a, b, c, d = values.tolist()
     if at.kind == "corners":
         return a, b, c, d
     if at.kind != "center-size":
+        c, d = (min(value * at.exponent[0], at.exponent[1]) for value in (c, d))
         first, last = at.kind.split("-")[0], at.kind.split("-")[-1]
         a, b = x + OFFSETS[first](a) * across, y + OFFSETS[first](b) * down
         c, d = FACTORS[last](c) * width, FACTORS[last](d) * height
