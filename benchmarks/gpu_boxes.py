@@ -3,10 +3,10 @@
     python benchmarks/gpu_boxes.py [--before FOLDER] [--save]
 
 Needs pycuda and nvcc, but no TensorRT: the engine does nothing, and its outputs are written to it. Selection is timed
-for 1 to 256 boxes of a YOLOv8 layout with many equal scores; --before names a folder with other sources of the kernels,
-which are timed in the same process. Decoding is timed for the maps of networks that `slim` rewrote. Resizing is timed
-from page-locked 1920x1080 frames to 224x224, beside the CPU's. Each figure is printed as soon as it is available, and
-the process ends after two minutes at most.
+for 1 to 256 boxes of a YOLOv8 layout with many equal scores; --before names a folder with other sources of the kernels
+that read the same structures, which are timed in the same process. Decoding is timed for the maps of networks that
+`slim` rewrote. Resizing is timed from page-locked 1920x1080 frames to 224x224, beside the CPU's. Each figure is printed
+as soon as it is available, and the process ends after two minutes at most.
 """
 
 from __future__ import annotations

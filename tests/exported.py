@@ -83,7 +83,7 @@ def retinanet(draw: Draw) -> Outputs:
 
 def fcos(draw: Draw) -> Outputs:
     rows = draw.cells(8, 16, 32, 64, 128)
-    logits, centerness = draw.logits(rows, 1 + draw.classes), draw.logits(rows, 1) + 3
+    logits, centerness = draw.logits(rows, 1 + draw.classes), draw.noise(rows, 1) + 3
     return {"cls_logits": logits, "bbox_regression": abs(draw.noise(rows, 4)), "bbox_ctrness": centerness}
 
 

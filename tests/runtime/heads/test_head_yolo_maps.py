@@ -12,6 +12,7 @@ from head_checks import SIZE, layout
 from edgesparse.errors import ModelError
 from edgesparse.runtime.heads.recognize import choose
 from edgesparse.runtime.heads.registry import head
+from edgesparse.runtime.heads.yolo_maps import V3_ANCHORS, YoloV5Maps
 
 V3 = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
 V4 = "12,16, 19,36, 40,28, 36,75, 76,55, 72,146, 142,110, 192,243, 459,401"
@@ -88,3 +89,17 @@ def test_two_maps_are_refused() -> None:
     with pytest.raises(ModelError, match="raw feature maps"):
         choose(layout({"a": (1, 255, 80, 80), "b": (1, 255, 40, 40)}), {})
     assert head("yolov5-maps").classes(layout({str(s): (1, 255, 640 // s, 640 // s) for s in (8, 16, 32)})) == 80
+
+
+class FourAnchors(YoloV5Maps):
+    """As a user's own file subclasses a head for other anchors."""
+
+    anchors = tuple((*stride, stride[0]) for stride in V3_ANCHORS)
+
+
+def test_more_anchors_than_the_kernel_takes_are_decoded_on_the_cpu() -> None:
+    """Anchors among the channels are planes of their own; in an axis of their own they are not."""
+    stacked = layout({str(s): (1, 4 * 8, SIZE[0] // s, SIZE[1] // s) for s in (8, 16, 32)}, SIZE)
+    by_anchor = layout({str(s): (1, 4, SIZE[0] // s, SIZE[1] // s, 8) for s in (8, 16, 32)}, SIZE)
+    assert FourAnchors().fits(stacked) and FourAnchors().strided(stacked) is None
+    assert FourAnchors().strided(by_anchor) is not None
