@@ -32,7 +32,10 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> NativeImage:
 @pytest.fixture(scope="module")
 def machine(native: NativeImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     machine = NativeWriter(native).machine(tmp_path_factory.mktemp("machine"))
-    machine.start()
+    try:
+        machine.start()
+    except MachineFailed as error:  # a container may forbid what QEMU needs
+        pytest.skip(f"QEMU cannot boot here: {error}")
     yield machine
     machine.close()
 
