@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -171,13 +173,17 @@ class System:
             os.close(handle)
 
     def write(self, name: str, text: str, mode: int = 0o644, group: str = "") -> None:
-        """Write a file atomically to a folder owned by root, with mode and group from the start."""
+        """Write a file atomically to a folder owned by root, with mode and group from the start. What a power cut has
+        left of an earlier attempt is removed.
+        """
         path = self.path(name)
         part = f".{path.name}.{os.getpid()}-{time.time_ns()}"
         with self.folder(path.parent) as folder:
+            self._remove_parts(path.name, folder)
             handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
             try:
                 with os.fdopen(handle, "w") as file:
+                    fcntl.flock(handle, fcntl.LOCK_EX)  # ends with the process
                     self._set_mode(handle, mode, group)
                     file.write(text)
                     file.flush()
@@ -187,6 +193,15 @@ class System:
                 os.unlink(part, dir_fd=folder)
                 raise
             os.fsync(folder)
+
+    def _remove_parts(self, name: str, folder: int) -> None:
+        """Remove unfinished files of `write` that no process is writing."""
+        for part in os.listdir(folder):
+            if re.fullmatch(rf"\.{re.escape(name)}\.\d+-\d+", part):
+                handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+                with suppress(BlockingIOError), os.fdopen(handle) as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(part, dir_fd=folder)
 
     def sync(self) -> None:
         """Wait until everything that programs have written is on disk: pip does not."""

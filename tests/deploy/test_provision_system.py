@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def test_a_file_is_written_atomically(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(OSError):
         machine.write("/a", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and machine.read("/a") == "old"
+
+
+def test_what_a_power_cut_left_of_a_file_is_removed(tmp_path: Path) -> None:
+    """Not what another process is writing, nor what an editor or a user has there."""
+    for name in (".a.1-17", ".a.2-18", ".a.swp", ".ab.1-17"):
+        (tmp_path / name).touch()
+    with (tmp_path / ".a.2-18").open() as written:
+        fcntl.flock(written, fcntl.LOCK_EX)
+        system.System(tmp_path).write("/a", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.2-18", ".a.swp", ".ab.1-17", "a"]
 
 
 def test_a_link_is_not_protected_instead_of_a_file(tmp_path: Path) -> None:
