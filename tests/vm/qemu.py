@@ -207,7 +207,7 @@ class Machine:
         assert self._port is not None
         while b"\n" not in self._text:
             self._alive(end)
-            self._port.settimeout(1.0)
+            self._port.settimeout(max(0.001, min(1.0, end - time.monotonic())))
             try:
                 part = self._port.recv(65536)
             except TimeoutError:
