@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from exported import ONE_CLASS, RAW, raw_outputs
+import pytest
+from exported import ONE_CLASS, ONE_IMAGE, RAW, raw_outputs
 from fake_gpu import Fake
 from fake_tensorrt import plan, tensorrt
 from numpy.typing import NDArray
@@ -86,6 +87,21 @@ def answers(head: str, batch: int, seed: int, share: float) -> dict[str, NDArray
     if head == "yolov8":
         return {"output0": np.concatenate([boxes, scores], 2).transpose(0, 2, 1).astype(np.float32)}
     return {"output0": np.concatenate([boxes, sure, scores], 2).astype(np.float32)}
+
+
+def selecting(
+    fake: Fake, folder: Path, head: str, multi_label: bool, patch: pytest.MonkeyPatch
+) -> Iterator[tuple[Detector, int, float]]:
+    """Detectors whose kernel selects boxes without NMS, with their batch and the share of candidates that reach 0.5;
+    the last one's boxes exceed its capacity.
+    """
+    patch.setattr("edgesparse.backends.cuda.slots.NMS_LIMIT", 0)
+    for images, share, capacity in ((1, 0.2, 1024), (3, 0.0, 1024), (3, 0.3, 1024), (2, 0.9, 8)):
+        patch.setattr("edgesparse.backends.cuda.slots.CAPACITY", capacity)
+        batch = 1 if head in ONE_IMAGE else images
+        fake.answers = answers(head, batch, seed=batch, share=share)
+        with detector(fake, folder, batch=batch, head=head, conf=0.5, multi_label=multi_label) as detect:
+            yield detect, batch, share
 
 
 def both(detect: Detector, batch: int, fake: Fake) -> tuple[list[FrameBoxes], list[Candidates]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_gpu import Fake
-from gpu_detector import SIZE, answers, both, detector, on_the_cpu, still
+from gpu_detector import SIZE, answers, both, detector, on_the_cpu, selecting, still
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from raw_maps import FAMILIES
@@ -32,18 +32,14 @@ def test_boxes_are_those_of_the_cpu(
     fake: Fake, tmp_path: Path, head: str, multi_label: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Boxes, scores and classes in the same order, even if they exceed the capacity."""
-    monkeypatch.setattr("edgesparse.backends.cuda.slots.NMS_LIMIT", 0)
-    for batch, share, capacity in ((1, 0.2, 1024), (3, 0.0, 1024), (3, 0.3, 1024), (2, 0.9, 8)):
-        monkeypatch.setattr("edgesparse.backends.cuda.slots.CAPACITY", capacity)
-        fake.answers = answers(head, batch, seed=batch, share=share)
-        with detector(fake, tmp_path, batch=batch, head=head, conf=0.5, multi_label=multi_label) as detect:
-            for _ in range(3):
-                for boxes, (xyxy, confidence, class_id) in zip(*both(detect, batch, fake), strict=True):
-                    assert boxes.class_id.tolist() == class_id.tolist()
-                    assert boxes.final == (len(boxes.xyxy) == 0)
-                    np.testing.assert_allclose(boxes.confidence, confidence, rtol=1e-6)
-                    np.testing.assert_allclose(boxes.xyxy, xyxy, atol=0.01, rtol=1e-5)
-                    assert share != 0.2 or len(boxes.xyxy)
+    for detect, batch, share in selecting(fake, tmp_path, head, multi_label, monkeypatch):
+        for _ in range(3):
+            for boxes, (xyxy, confidence, class_id) in zip(*both(detect, batch, fake), strict=True):
+                assert boxes.class_id.tolist() == class_id.tolist()
+                assert boxes.final == (len(boxes.xyxy) == 0)
+                np.testing.assert_allclose(boxes.confidence, confidence, rtol=1e-6)
+                np.testing.assert_allclose(boxes.xyxy, xyxy, atol=0.01, rtol=1e-5)
+                assert share != 0.2 or len(boxes.xyxy)
         assert ("maps_float32" if head in FAMILIES else "compact_float32") in fake.kernels
 
 

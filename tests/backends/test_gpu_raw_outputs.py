@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from exported import EXPORTED, ONE_IMAGE
 from fake_gpu import Fake
-from gpu_detector import SIZE, answers, both, detector, on_the_cpu, still
+from gpu_detector import SIZE, answers, both, detector, on_the_cpu, selecting, still
 
 from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.runtime.images import read_image
@@ -29,17 +29,12 @@ def test_boxes_are_those_of_numpy(
     fake: Fake, tmp_path: Path, head: str, multi_label: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the same order, for every image of a batch, also if they exceed the capacity."""
-    monkeypatch.setattr("edgesparse.backends.cuda.slots.NMS_LIMIT", 0)
-    for images, share, capacity in ((1, 0.2, 1024), (3, 0.0, 1024), (3, 0.3, 1024), (2, 0.9, 8)):
-        monkeypatch.setattr("edgesparse.backends.cuda.slots.CAPACITY", capacity)
-        batch = 1 if head in ONE_IMAGE else images
-        fake.answers = answers(head, batch, seed=batch, share=share)
-        with detector(fake, tmp_path, batch=batch, head=head, conf=0.5, multi_label=multi_label) as detect:
-            for boxes, (xyxy, confidence, class_id) in zip(*both(detect, batch, fake), strict=True):
-                assert boxes.class_id.tolist() == class_id.tolist() and bool(len(class_id)) == (share > 0)
-                np.testing.assert_allclose(boxes.confidence, confidence, atol=SCORES)
-                np.testing.assert_allclose(boxes.xyxy, xyxy, atol=PIXELS)
-            assert detect.where == "the GPU, as one CUDA graph"
+    for detect, batch, share in selecting(fake, tmp_path, head, multi_label, monkeypatch):
+        for boxes, (xyxy, confidence, class_id) in zip(*both(detect, batch, fake), strict=True):
+            assert boxes.class_id.tolist() == class_id.tolist() and bool(len(class_id)) == (share > 0)
+            np.testing.assert_allclose(boxes.confidence, confidence, atol=SCORES)
+            np.testing.assert_allclose(boxes.xyxy, xyxy, atol=PIXELS)
+        assert detect.where == "the GPU, as one CUDA graph"
     assert {name for name in fake.kernels if not name.startswith("letterbox")} == {"maps_float32"}
 
 

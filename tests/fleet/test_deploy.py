@@ -301,13 +301,13 @@ def test_status_shows_how_far_a_deploy_is_with_the_time_left(deploy: Callable[..
     def look(step: str, done: int, total: int) -> None:
         if going := status(root, service)["under_way"]:
             seen.append(going)
-            if step == "watching the service" and "left" in going["progress"]:
+            if step == "watching the service" and going["progress"].endswith(" s left"):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         deploy("1.0", service, progress=look)
     assert {"deploy"} == {going["verb"] for going in seen} and seen[-1]["step"] == "switching"
-    assert re.fullmatch(r"watching the service \d+/20, \d+ (s|min) left", seen[-1]["progress"])
+    assert re.fullmatch(r"watching the service \d+/20, \d+ s left", seen[-1]["progress"])
     assert status(root, service)["under_way"] is None and not (tmp_path / "progress.json").exists()
     for stale in ('{"pid": 4194305, "verb": "deploy", "progress": "x"}', "[]", '{"pid": "x"}'):
         (tmp_path / "progress.json").write_text(stale)

@@ -5,6 +5,7 @@ writer.py calls these functions; each returns what test_vm_sources.py checks.
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import time
 from collections.abc import Iterator
@@ -43,6 +44,19 @@ def camera(name: str = str(CAMERA)) -> Iterator[Source]:
         source.close()
 
 
+@contextmanager
+def warnings() -> Iterator[list[str]]:
+    """What sources warn of meanwhile."""
+    texts = list[str]()
+    handler, log = logging.Handler(logging.WARNING), logging.getLogger("edgesparse.stream")
+    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(handler)
+    try:
+        yield texts
+    finally:
+        log.removeHandler(handler)
+
+
 def until(source: Source, state: str, seconds: float = 60.0) -> str:
     """Read frames until the source is in a state; returns why it is."""
     end = time.monotonic() + seconds
@@ -66,6 +80,15 @@ def frames(source: Source, count: int = 5) -> list[tuple[int, ...]]:
 
 TWO = "n_devs=2 node_types=0x1,0x1 num_inputs=1,1 input_types=0x00,0x03"
 """A webcam, which has some sizes and rates, and an HDMI input, which scales to any size at the rate of its signal."""
+
+
+SEVERAL = [
+    [[360, 640, 3], [180, 324, 3], 15.0],
+    [[360, 640, 3], [186, 332, 3], 10.0],
+    [[180, 320, 3], [34, 64, 3], 5.0],
+]
+"""What `several` returns: a size that the webcam lacks becomes the next larger one, and an odd height of the input the
+next even one."""
 
 
 def several() -> list[list[Any]]:
@@ -106,13 +129,15 @@ def fault(name: str) -> dict[str, Any]:
 
 
 def silence() -> dict[str, Any]:
-    """The driver drops every buffer, without an error, and later none."""
-    with camera() as source:
+    """The driver drops every buffer, without an error, and later none. Returns the reason of the warning: `why` may
+    already be that of an attempt to open it again.
+    """
+    with camera() as source, warnings() as texts:
         control("--set-ctrl=percentage_of_dropped_buffers=100")
-        why = until(source, "away")
+        until(source, "away")
         control("--set-ctrl=percentage_of_dropped_buffers=0")
         until(source, "live")
-        return {"why": why, "shapes": frames(source), "reopened": source.reopened}
+        return {"why": texts[0].partition("(")[2], "shapes": frames(source), "reopened": source.reopened}
 
 
 def another_format() -> dict[str, Any]:

@@ -65,7 +65,7 @@ class NativeWriter(Writer):
         self.state = None
 
     def machine(self, folder: Path, disks: Disks | None = None) -> Machine:
-        return super().machine(folder, disks or Disks(None, None))
+        return super().machine(folder, disks or Disks())
 
 
 def make_native(folder: Path) -> NativeImage:

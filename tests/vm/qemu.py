@@ -44,8 +44,8 @@ class Disks:
     image shares folders in place of them.
     """
 
-    base: Path | None
-    host: Path | None
+    base: Path | None = None
+    host: Path | None = None
     log: Path | None = None
     """File in which QEMU logs every write and flush of the third disk (`Machine.data`), as dm-log-writes does."""
     speed: int = 0

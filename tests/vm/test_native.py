@@ -42,16 +42,12 @@ def machine(native: NativeImage, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def test_the_kernels_cameras_are_read_beside_each_other(machine: Machine) -> None:
     """In sizes and rates that they have and have not."""
-    assert json.loads(machine.check("camera several", 600)) == [
-        [[360, 640, 3], [180, 324, 3], 15.0],
-        [[360, 640, 3], [186, 332, 3], 10.0],
-        [[180, 320, 3], [34, 64, 3], 5.0],
-    ]
+    assert json.loads(machine.check(f"camera {cameras.several.__name__}", 600)) == cameras.SEVERAL
 
 
 def test_a_camera_that_stops_sending_is_reopened(machine: Machine) -> None:
     result = json.loads(machine.check(f"camera {cameras.silence.__name__}", 600))
-    assert result["why"] and result["shapes"] == [[180, 320, 3]] * 5 and result["reopened"] == 1
+    assert "no frame" in result["why"] and result["shapes"] == [[180, 320, 3]] * 5 and result["reopened"] == 1
 
 
 def test_the_detect_program_reads_a_camera_by_number(machine: Machine, tmp_path: Path) -> None:
@@ -81,14 +77,14 @@ def test_a_machine_that_does_not_answer_is_ended(
     native: NativeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qemu, "BOOT_SECONDS", 0.3)
-    machine = Machine(native, Disks(None, None), tmp_path)
+    machine = Machine(native, Disks(), tmp_path)
     with pytest.raises(MachineFailed, match="no answer in time"):
         machine.start()
     assert not machine.running and not list(Path("/tmp").glob(f"edgesparse-vm-{os.getpid()}-{id(machine):x}*"))
 
 
 def test_a_machine_that_qemu_refuses_says_why(native: NativeImage, tmp_path: Path) -> None:
-    machine = Machine(native, Disks(None, None), tmp_path)
+    machine = Machine(native, Disks(), tmp_path)
     machine.data.unlink()
     with pytest.raises(MachineFailed, match=r"qemu ended with 1(?s:.*)No such file"):
         machine.start()

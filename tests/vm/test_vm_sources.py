@@ -37,12 +37,7 @@ def camera(machine: Machine) -> Answer:
 
 
 def test_several_devices_sizes_and_rates(camera: Answer) -> None:
-    """A size that the webcam lacks becomes the next larger one, and an odd height of the input the next even one."""
-    assert camera(cameras.several) == [
-        [[360, 640, 3], [180, 324, 3], 15.0],
-        [[360, 640, 3], [186, 332, 3], 10.0],
-        [[180, 320, 3], [34, 64, 3], 5.0],
-    ]
+    assert camera(cameras.several) == cameras.SEVERAL
 
 
 @pytest.mark.parametrize(
@@ -58,7 +53,7 @@ def test_errors_of_the_driver_are_survived(camera: Answer, fault: str) -> None:
 def test_a_camera_that_stops_sending_is_reopened(camera: Answer) -> None:
     """The driver drops all buffers: it waits, and no error comes."""
     result = camera(cameras.silence)
-    assert result["why"] and result["shapes"] == [SHAPE] * 5 and result["reopened"] == 1
+    assert "no frame" in result["why"] and result["shapes"] == [SHAPE] * 5 and result["reopened"] == 1
 
 
 def test_a_format_that_another_program_sets_does_not_stay(camera: Answer) -> None:
