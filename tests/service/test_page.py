@@ -50,6 +50,7 @@ NUMBER = "return Number(document.querySelector('[data-camera=\"%s\"]').dataset.s
 def open_page(chromium: Browser, service: Running, cameras: int) -> None:
     """Open the page and wait for a snapshot of each camera."""
     service.until(lambda status: all(camera["state"] == "live" for camera in status["cameras"]))
+    chromium.open("about:blank")  # a page of a service that has ended still asks for it
     chromium.log()
     chromium.open(f"http://127.0.0.1:{service.port}/")
     chromium.until(f"return document.querySelectorAll('.camera.live canvas:not([hidden])').length === {cameras}")

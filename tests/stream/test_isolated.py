@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -68,9 +68,14 @@ def crash() -> Numbered:
 
 
 @pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other process imports the openers from here."""
-    assert TESTS in sys.path
+def own_fork_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A fork server for each test, without the captures that others are still opening or have left open."""
+    assert TESTS in sys.path, "the other process imports the openers from here"
+    started = cache(isolated._ForkServer)
+    monkeypatch.setattr(isolated, "_started", started)
+    yield
+    if started.cache_info().currsize:
+        started().close()
 
 
 def children() -> list[str]:
@@ -124,6 +129,7 @@ def test_sizes_may_change() -> None:
 
 
 def test_no_file_descriptors_are_left_open() -> None:
+    isolated._fork_server()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(5):
         capture = IsolatedOpener(partial(Numbered, (32, 48)), "camera")()
