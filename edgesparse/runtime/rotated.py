@@ -61,7 +61,7 @@ def gaussian_overlap(first: Floats, second: Floats) -> Floats:
     """Probabilistic IoU [n, m] of rotated boxes [n, 5] and [m, 5]: 1 - the Hellinger distance of the normal
     distributions with the boxes' means and covariances (Llerena et al., Gaussian Bounding Boxes and Probabilistic
     Intersection-over-Union, arXiv 2106.06072)."""
-    a, b, c = (left[:, None] + right for left, right in zip(_covariance(first), _covariance(second), strict=True))
+    a, b, c = (left[:, None] + right for left, right in zip(covariance(first), covariance(second), strict=True))
     x, y = (first[:, None, i] - second[:, i] for i in (0, 1))
     determinant = np.maximum(a * b - c * c, 1e-12)
     distance = (a * y * y + b * x * x - 2 * c * x * y) / (4 * determinant)
@@ -71,7 +71,7 @@ def gaussian_overlap(first: Floats, second: Floats) -> Floats:
     return overlap
 
 
-def _covariance(boxes: Floats) -> tuple[Floats, Floats, Floats]:
+def covariance(boxes: Floats) -> tuple[Floats, Floats, Floats]:
     """Variances in x and y and the covariance of uniform distributions over rotated boxes."""
     width, height = boxes[:, 2] ** 2 / 12, boxes[:, 3] ** 2 / 12
     cos, sin = np.cos(boxes[:, 4]), np.sin(boxes[:, 4])
