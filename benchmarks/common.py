@@ -20,13 +20,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def machine() -> dict[str, Any]:
-    """Device, versions, date and command."""
+    """Device, versions, date, command, and the load of the last minute: processes that ran or waited."""
     packages = ("numpy", "opencv-python", "opencv-python-headless", "onnx", "onnxruntime", "pycuda")
     versions = {name: _version(name) for name in packages} | {"tensorrt": backend("tensorrt").probe().version}
     return {
         "device": device.probe().named(),
         "versions": {"edgesparse": VERSION, **{name: version for name, version in versions.items() if version}},
         "date": datetime.now(timezone.utc).date().isoformat(),
+        "load_average": round(os.getloadavg()[0], 1),
         "command": " ".join(["python", _program(), *sys.argv[1:]]),
     }
 
@@ -41,7 +42,7 @@ def store_part(file: Path, question: str, name: str, result: dict[str, Any]) -> 
         return
     about = machine()
     command = f"python {_program()} --only '{name}'"
-    when = {"date": about.pop("date"), "command": command}
+    when = {"date": about.pop("date"), "load_average": about.pop("load_average"), "command": command}
     about.pop("command")
     whole = {"question": question, **about, "parts": {**parts, name: {**when, **result}}}
     new = file.with_suffix(f".{os.getpid()}")
@@ -69,6 +70,11 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def with_bytecode() -> dict[str, str]:
+    """Return the environment of a process that keeps compiled modules, as installed packages are."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def save(name: str, result: dict[str, Any], to_file: bool) -> None:

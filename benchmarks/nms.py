@@ -65,14 +65,20 @@ def cold(action: Callable[[], object], other: NDArray[np.uint8]) -> float:
     return round(1e6 * float(np.median(report)), 1)
 
 
-def scored(classes: int) -> dict[str, float]:
-    """Milliseconds for an image in which CANDIDATES pairs of box and class reach the scoring threshold."""
+def crowded(classes: int) -> NDArray[np.float32]:
+    """YOLOv8's output [4 + classes, cells] in which CANDIDATES pairs of box and class reach the scoring threshold."""
     random = np.random.default_rng(classes)
     cells = 8400 if classes > 4 else CANDIDATES
-    raw = np.zeros((1, 4 + classes, cells), np.float32)
-    raw[0, :2], raw[0, 2:4] = random.uniform(0, 640, (2, cells)), random.uniform(20, 200, (2, cells))
+    raw = np.zeros((4 + classes, cells), np.float32)
+    raw[:2], raw[2:4] = random.uniform(0, 640, (2, cells)), random.uniform(20, 200, (2, cells))
     chosen = random.permutation(classes * cells)[:CANDIDATES]
-    raw[0, 4:].reshape(-1)[chosen] = random.uniform(0.001, 0.9, CANDIDATES)
+    raw[4:].reshape(-1)[chosen] = random.uniform(0.001, 0.9, CANDIDATES)
+    return raw
+
+
+def scored(classes: int) -> dict[str, float]:
+    """Milliseconds for an image with CANDIDATES."""
+    raw = crowded(classes)[None]
     layout = Layout((TensorSpec("output0", raw.shape, "float32"),), (640, 640))
     decode = head("yolov8").decode(layout, float(np.float32(0.001)), SCORING.multi_label)
     candidates = decode([raw], 0)
