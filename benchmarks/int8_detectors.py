@@ -10,11 +10,12 @@ No label is used. Cases:
 - halves: calibrated on one half of unlabelled/ and on the other, scored on images that the calibration did not see:
   train, and val. Confidences are not corrected, which hardly changes the order of boxes.
 - pruned: `int8` of NAME-half.onnx in --pruned, the detector with half of its eligible multiply-accumulates 2:4.
-- peers: NVIDIA ModelOpt and ONNX Runtime's quantizer on the images of `int8`, with the layers in float that edgesparse
-  keeps in float by rule; they run in the environment that int8_accuracy.py makes, kept in --environment.
+- peers: NVIDIA ModelOpt and ONNX Runtime's quantizer on the images of `int8`, by themselves and with the head in float,
+  which edgesparse keeps in float by rule; they run in the environment that int8_accuracy.py makes, in --environment.
 
-Each case's result is stored in --work, if passed, and not measured again: a run that was stopped continues there.
---save replaces the cases that ran in benchmarks/results/int8_detectors.json.
+Each case's result is stored in --work, if passed, and not measured again unless a part of it failed: a run that was
+stopped continues there. --save replaces the cases that ran in benchmarks/results/int8_detectors.json; one that could
+not be measured replaces nothing.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import ModelProto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -40,6 +43,7 @@ from benchmarks.int8_accuracy import TITLES, by_peer, environment, int8_share, r
 from edgesparse.builder.confidence import CorrectedConfidences, correct_confidences
 from edgesparse.int8.recover import Recovered, recover
 from edgesparse.model.load import Model
+from edgesparse.model.wiring import reads
 from edgesparse.progress import quiet
 from edgesparse.runtime.confidence_shift import LOW, confidence_shift
 from edgesparse.runtime.detections import Detections
@@ -108,19 +112,25 @@ class Measurement:
     def _peers(self) -> Row:
         rows: Row = {}
         file = self._inputs.real / "models" / f"{self._name}.onnx"
-        keep = [layer.name for layer in report_of(onnx.load(file)).layers if not layer.int8]
+        head = head_of(onnx.load(file))
         with tempfile.TemporaryDirectory() as folder:
             python = environment(self._inputs.environment or Path(folder, "environment"))
             data, out = Path(folder, "images.npy"), Path(folder, "out.onnx")
             np.save(data, np.concatenate(list(self._source.images())))
-            for tool, method in PEERS:
-                row = by_peer(python, tool, method, keep, (file, data, out))
+            for (tool, method), kept in product(PEERS, (False, True)):
+                row = by_peer(python, tool, method, head if kept else (), (file, data, out))
                 if "error" not in row:
-                    model = onnx.load(out)
-                    share = round(100 * int8_share(model), 1)
-                    row |= {"int8_conv_macs_percent": share, "int8": self._scores(model)}
-                rows[f"{TITLES[tool]}, {method.lower()}"] = row
+                    row |= self._peer(onnx.load(out))
+                rows[f"{TITLES[tool]}, {method.lower()}{', head float' if kept else ''}"] = row
         return rows
+
+    def _peer(self, model: ModelProto) -> Row:
+        shift = self._shift(model) or {}
+        return {
+            "int8_conv_macs_percent": round(100 * int8_share(model), 1),
+            "int8": self._scores(model),
+            "confidence": {name: value for name, value in shift.items() if name not in ("classes", "curve")},
+        }
 
     def _scores(self, model: Model) -> dict[str, float]:
         """COCO mAP on both labeled parts."""
@@ -144,6 +154,19 @@ class Measurement:
     def _boxes(self, model: Model) -> list[Detections]:
         with opened(model, self._source.spec, LOW) as detector:
             return [detector(read_image(file)) for file in image_files(self._inputs.real / "unlabelled")]
+
+
+def head_of(model: ModelProto) -> list[str]:
+    """The nodes on whose outputs no layer depends that edgesparse would quantize: a transformer's decoder, for one."""
+    int8 = {layer.name for layer in report_of(model).layers if layer.int8}
+    needed: set[str] = set()
+    head = []
+    for node in reversed(model.graph.node):
+        if node.name in int8 or needed.intersection(node.output):
+            needed.update(reads(node))
+        else:
+            head.append(node.name)
+    return head
 
 
 def _recovered(source: ScoredModel, images: ImageBatches) -> tuple[Row, Recovered, CorrectedConfidences]:
@@ -172,10 +195,15 @@ def stored(work: Path | None, name: str, case: str, measure: Callable[[], Row]) 
     )
     row = {**machine(), "command": command, **measure()}
     print(name, case, json.dumps(row)[:300], file=sys.stderr, flush=True)
-    if path is not None and "error" not in row:
+    if path is not None and not _failed(row):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(row))
     return row
+
+
+def _failed(row: Row) -> bool:
+    """Whether a case, or one of its parts, could not be measured."""
+    return any("error" in part for part in (row, *row.values()) if isinstance(part, dict))
 
 
 def main() -> None:
@@ -199,10 +227,11 @@ def main() -> None:
 
 
 def merged(rows: Mapping[str, Row]) -> dict[str, Row]:
-    """The rows of the last saved run, with those that ran now in place of theirs; each row has its date."""
+    """The rows of the last saved run, with those measured now in place of theirs; each row has its date."""
     path = RESULTS / "int8_detectors.json"
     known: dict[str, Row] = json.loads(path.read_text())["rows"] if path.exists() else {}
-    return {name: known.get(name, {}) | rows.get(name, {}) for name in MODELS if name in known or name in rows}
+    new = {name: {case: row for case, row in cases.items() if "error" not in row} for name, cases in rows.items()}
+    return {name: known.get(name, {}) | new.get(name, {}) for name in MODELS if name in known or name in new}
 
 
 if __name__ == "__main__":

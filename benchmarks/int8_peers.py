@@ -9,6 +9,7 @@ megabytes. Does not import edgesparse, which need not be installed in that envir
 from __future__ import annotations
 
 import json
+import re
 import resource
 import sys
 import time
@@ -20,6 +21,9 @@ import numpy as np
 OPERATORS = ("Add", "AveragePool", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool")
 """Operators that TensorRT runs faster in INT8. ONNX Runtime would also quantize Mul, which puts Q/DQ between
 convolution and SiLU; then hardly anything is detected."""
+
+OPSET = 13
+"""The first opset whose Q/DQ have a scale per channel, to which ONNX Runtime's input is raised."""
 
 STRIDE = 8
 """Images whose tensors ONNX Runtime holds at a time; the number of images must be a multiple of it."""
@@ -34,7 +38,7 @@ def by_modelopt(method: str, model: str, images: str, out: str, keep: list[str])
         calibration_data=_inputs(model, np.load(images)),
         calibration_method=method,
         calibration_eps=["cpu"],
-        nodes_to_exclude=keep,
+        nodes_to_exclude=[f"{re.escape(name)}$" for name in keep],  # it takes patterns for the beginning of a name
         high_precision_dtype="fp32",
         output_path=out,
     )
@@ -59,8 +63,11 @@ def by_onnxruntime(method: str, model: str, images: str, out: str, keep: list[st
         # otherwise it holds every tensor of every image at once
         "CalibStridedMinMax": STRIDE,
     }
-    raised = out + ".opset13"  # per-channel weight scales need this opset
-    onnx.save(onnx.version_converter.convert_version(onnx.load(model), 13), raised)
+    source = onnx.load(model)
+    if max(each.version for each in source.opset_import if not each.domain) < OPSET:
+        source = onnx.version_converter.convert_version(source, OPSET)
+    raised = out + ".raised"
+    onnx.save(source, raised)
     quantize_static(
         raised,
         out,

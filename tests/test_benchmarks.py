@@ -6,8 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper
+from onnx.numpy_helper import from_array
 
 ROOT = Path(__file__).parents[1]
 IMPORT_ALL = """
@@ -40,6 +44,44 @@ def test_a_case_of_the_ladder_that_is_measured_again_leaves_the_other_results(
     assert (after["yolox_nano"], after["stepwise"]) == (before["yolox_nano"], before["stepwise"])
     assert after["parts"]["rungs"] == [3] and after["date"] != before["date"]
     assert (tmp_path / "ladder.svg").read_text() == "yolox_nano parts"
+
+
+def test_a_detector_that_could_not_be_measured_again_keeps_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import int8_detectors
+
+    before = {"int8": {"change": 0.1}, "pruned": {"change": 0.2}}
+    (tmp_path / "int8_detectors.json").write_text(json.dumps({"rows": {"yolox_nano": before}}))
+    monkeypatch.setattr(int8_detectors, "RESULTS", tmp_path)
+    now = {"int8": {"change": 0.3}, "pruned": {"error": "no yolox_nano-half.onnx"}}
+    after = int8_detectors.merged({"yolox_nano": now})["yolox_nano"]
+    assert after == {"int8": now["int8"], "pruned": before["pruned"]}
+
+
+def test_a_case_of_which_one_part_failed_is_measured_again(tmp_path: Path) -> None:
+    from benchmarks.int8_detectors import stored
+
+    parts: list[dict[str, Any]] = [{"error": "killed"}, {"seconds": 1}]
+    left = iter(parts)
+    rows = [stored(tmp_path, "yolox_nano", "peers", lambda: {"ModelOpt": next(left)}) for _ in range(3)]
+    assert [row["ModelOpt"] for row in rows] == [*parts, parts[-1]]
+
+
+def test_the_head_is_every_node_that_leads_to_no_layer_in_int8() -> None:
+    from benchmarks.int8_detectors import head_of
+
+    weights = [from_array(np.ones((4, 4, 1, 1), np.float32), name) for name in ("w1", "w2")]
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "body"),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("Conv", ["b", "w2"], ["c"], "output"),
+        helper.make_node("Sigmoid", ["c"], ["y"], "sigmoid"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8, 8]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "detector", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    assert sorted(head_of(model)) == ["output", "relu", "sigmoid"]
 
 
 def test_every_benchmark_can_be_imported() -> None:
