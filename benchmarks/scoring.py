@@ -3,7 +3,7 @@
     python benchmarks/scoring.py [--real ../shared/real] [--peers PYTHON] [--rounds 5] [--save]
 
 Labels and images are coco_mini/val's, the engine does nothing, and each image gets the same random candidates of
-80 classes, of which 300 are kept. They score almost nothing, so `evaluate` also looks for the reason, which a usual
+80 classes, at most 300 kept. They score almost nothing, so `evaluate` also looks for the reason, which a usual
 detector does not need: its parts are timed alone too. Interleaved with it in one process: pycocotools alone, from a
 list of the same boxes as its users write it. With --peers (the interpreter of an environment that has both),
 Ultralytics' NMS of the same output and torchmetrics' MeanAveragePrecision of the same boxes, in a separate process.
@@ -57,21 +57,20 @@ for image in sorted(set(rows[:, 0])):
             sides[-1]["scores"] = torch.tensor(boxes[:, 5], dtype=torch.float32)
     pairs.append(sides)
 def nms():
-    for _ in pairs:
-        non_max_suppression(raw[None].clone(), conf, iou, multi_label=True, max_det=int(max_det), nc=80)
+    non_max_suppression(raw[None].clone(), conf, iou, multi_label=True, max_det=int(max_det), nc=80)
 def metric():
     mean = MeanAveragePrecision()
     mean.warn_on_many_detections = False
     for ours, theirs in pairs:
         mean.update([ours], [theirs])
     return mean.compute()
-times = {"Ultralytics' NMS": (nms, []), "torchmetrics": (metric, [])}
+times = {"Ultralytics' NMS": (nms, 1, []), "torchmetrics": (metric, len(pairs), [])}
 for _ in range(rounds):
-    for action, measured in times.values():
+    for action, _, measured in times.values():
         begun = time.perf_counter(), time.process_time()
         result = action()
         measured.append([1e3 * (time.perf_counter() - begun[0]), 1e3 * (time.process_time() - begun[1])])
-least = {name: [min(column) / len(pairs) for column in zip(*measured)] for name, (_, measured) in times.items()}
+least = {name: [min(column) / images for column in zip(*measured)] for name, (_, images, measured) in times.items()}
 versions = {name: importlib.metadata.version(name) for name in ("ultralytics", "torchmetrics", "torch")}
 print(json.dumps([versions, least, 100 * float(result["map"])]))
 """
