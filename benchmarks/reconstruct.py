@@ -54,7 +54,7 @@ from edgesparse.sparsity.permute import permute
 from edgesparse.sparsity.prune import prune
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 from edgesparse.tasks.inputs import as_recipe, pixels_of
-from edgesparse.tasks.prune import training_values
+from edgesparse.tasks.training import training_values
 
 DETECTORS = ("yolox_nano", "nanodet_m_416", "FastestDet", "deimv2_atto")
 CASES = {

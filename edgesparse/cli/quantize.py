@@ -44,18 +44,27 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 @click.option("--calibration", type=options.PATH, metavar="FILE", help="Reuse ranges from this file, or write it.")
 @click.option("--from-table", type=options.PATH, metavar="FILE", help="Read ranges from TensorRT's table.")
 @click.option("--table", type=options.PATH, metavar="FILE", help="Write a table for TensorRT and its model.")
+@click.option(
+    "--steps",
+    type=options.Count(0),
+    default=0,
+    metavar="N",
+    help="Then train weights and ranges for N steps (PyTorch).",
+)
+@click.option("--state", type=options.PATH, metavar="FOLDER", help="Save the training here, to resume it.")
 @options.names
 @options.html
 @options.force
 @options.as_json
 def quantize(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
-    """Write a model with Q/DQ for INT8, calibrated on images.
+    """Write a model with Q/DQ for INT8, calibrated on images, without labels.
 
     Placement fuse puts Q/DQ after the activations; sparse also directly after each 2:4 layer, where TensorRT's sparse
     INT8 kernels need it. With --max-drop or --min-map, as few layers as possible stay in float: those that lose most
     for their share of the work or, with --device, for the time that INT8 is predicted to save there. Without these
     limits, such layers stay in float if the outputs change a lot, up to 3 % of the work. Confidences are brought back
-    to those of the float model where the head allows it exactly.
+    to those of the float model where the head allows it exactly. With --steps, all weights and ranges are then trained
+    together on the images, with values rounded as in an engine, until images held out no longer improve.
 
     --table writes a calibration table, which TensorRT 8.5 to 10 uses instead of Q/DQ: it belongs to the float model
     that is written next to it, TABLE.onnx, not to MODEL.onnx.
@@ -99,5 +108,7 @@ def _show(model: Path, report: RecoverReport) -> None:
         ((step.what, 100 * step.change, "-" if step.score is None else step.score) for step in report.steps),
         numbers=2,
     )
+    if report.training is not None:
+        click.echo(str(report.training))
     if report.drop is not None:
         click.echo(f"{report.drop:.1f} points lost from FP32")

@@ -18,7 +18,7 @@ from edgesparse.compress.maps import FAMILIES, maps_of
 from edgesparse.compress.student import FEATURES, shared_features, with_2to4, with_relu
 from edgesparse.config import DetectorSpec
 from edgesparse.errors import CalibrationError, ModelError
-from edgesparse.int8.placement import Placement, plan
+from edgesparse.int8.placement import Placement, QdqPlan, plan
 from edgesparse.int8.quantize import quantize
 from edgesparse.model.layers import layer_name
 from edgesparse.model.load import load, save
@@ -97,7 +97,7 @@ def prepare_lesson(
         **{name: getattr(options, name) for name in ("minutes", "steps", "batch", "rate")},
     }
     if options.int8:
-        values |= _rounding(student, values["placement"])
+        values |= rounding(plan(student, values["placement"]))
     return PreparedLesson(teacher, student, values)
 
 
@@ -154,8 +154,8 @@ def placement_of(student: ModelProto) -> Placement:
     return "sparse" if any(layer.state == "sparse" for layer in inspect(student).layers) else "fuse"
 
 
-def _rounding(student: ModelProto, placement: Placement) -> dict[str, Any]:
-    qdq = plan(student, placement)
+def rounding(qdq: QdqPlan) -> dict[str, Any]:
+    """Return those values of a training.lessons.Lesson that say what is rounded to INT8."""
     readers = {name: {node: sorted(places) for node, places in by.items()} for name, by in qdq.readers.items()}
     layers = [layer_name(kernel.node) for kernel in qdq.kernels]
     return {"readers": readers, "scales_of": qdq.scales_of, "int8_layers": layers}

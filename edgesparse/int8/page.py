@@ -27,6 +27,8 @@ def _summary(report: RecoverReport) -> str:
     ]
     if report.drop is not None:
         lines.append(Html(f"<b>{report.drop:.1f}</b> points lost from FP32."))
+    if report.training is not None:
+        lines.append(f"{report.training}.")
     return "".join(map(paragraph, (*lines, *(f"Warning: {warning}" for warning in report.warnings))))
 
 

@@ -18,6 +18,7 @@ from onnx import ModelProto
 
 from edgesparse.errors import CalibrationError, ModelError, SparsityError
 from edgesparse.int8.layers import Kernel, runs_sparse
+from edgesparse.int8.observe import activations
 from edgesparse.int8.placement import Placement, QdqPlan, plan
 from edgesparse.int8.qdq import channel_axis, write
 from edgesparse.model.layers import NOT_FINITE, layer_name, layer_nodes, multiplies
@@ -76,6 +77,24 @@ class QuantizeReport:
 def quantized_tensors(model: ModelProto, placement: Placement = "fuse", keep: Collection[str] = ()) -> list[str]:
     """Return the tensors that `quantize` needs a scale for, in graph order. Raises what `quantize` raises."""
     return list(plan(model, placement, keep).readers)
+
+
+def calibrated_tensors(model: ModelProto, keep: Collection[str], table: bool) -> list[str]:
+    """Return the tensors that either placement quantizes, and for TensorRT's table all that lead to them.
+
+    What follows them are the head's outputs and the decoding, which lose most in INT8: without a range they stay float.
+    """
+    names = {name for placement in ("fuse", "sparse") for name in quantized_tensors(model, placement, keep)}
+    # which input of an addition is the shortcut depends on which layers are INT8
+    names.update(name for node in model.graph.node if node.op_type == "Add" for name in node.input)
+    wiring = Wiring(model.graph)
+    todo, reached = list(names), set[str]()
+    while todo:
+        name = todo.pop()
+        if name and name not in reached and not wiring.is_constant(name):
+            reached.add(name)
+            todo.extend(wiring.producer[name].input if table and name in wiring.producer else ())
+    return [name for name in activations(model) if name in reached]
 
 
 def quantize(

@@ -1,36 +1,39 @@
-"""INT8 that keeps its accuracy, without training: a float model prepared for INT8, its scales and its Q/DQ form.
+"""INT8 that keeps its accuracy, without labels: a float model prepared for INT8, its scales and its Q/DQ form.
 
 Cheapest steps first. Channels that depthwise layers read are equalized (`equalize`), ranges are calibrated, and biases
 are set layer by layer on the inputs that each layer gets in INT8 (`bias_correction`). If that is not enough for the
-allowed drop, the layers that lose most for their share of the work stay float, as few as possible (`sensitivity`).
+allowed drop, the layers that lose most for their share of the work stay float, as few as possible (`sensitivity`). All
+weights and ranges may then be trained together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isqrt
 
 from onnx import ModelProto
 
 from edgesparse.errors import CalibrationError
 from edgesparse.int8.bias_correction import Corrected, correct_biases
-from edgesparse.int8.calibration import Calibration, CalibrationOptions, calibrate, from_scales
+from edgesparse.int8.calibration import Calibration, CalibrationOptions, Range, calibrate, from_scales
 from edgesparse.int8.equalize import Equalized, equalize
-from edgesparse.int8.observe import activations
-from edgesparse.int8.placement import Placement
-from edgesparse.int8.quantize import QuantizeReport, quantize, quantized_tensors
+from edgesparse.int8.placement import Placement, QdqPlan, plan
+from edgesparse.int8.quantize import TOP, QuantizeReport, calibrated_tensors, quantize
 from edgesparse.int8.recover_report import RecoveredLayer, RecoverReport, RecoveryStep
 from edgesparse.int8.sensitivity import Sensitivity, cheap, sensitivities
 from edgesparse.knapsack import Choice, pick
 from edgesparse.model.activations import Batches, spread
 from edgesparse.model.check import require_finite
 from edgesparse.model.outputs import Read, ReferenceOutputs
-from edgesparse.model.wiring import Wiring
 from edgesparse.progress import Progress, quiet
+from edgesparse.refinement import Refinement, Trained
 
 Score = Callable[[ModelProto], float]
 """The points, 0 to 100, that a model scores on labeled data."""
+Train = Callable[[ModelProto, ModelProto, QdqPlan, Mapping[str, float], Progress], Trained]
+"""Trains weights and scales in INT8 to match the float model: (float, the same with biases for INT8, where values are
+rounded, the scale of each quantized tensor, progress) -> the result."""
 IMAGES = 32
 """Number of batches, spread over all, for setting biases; the change of the outputs is measured on half as many."""
 
@@ -40,11 +43,13 @@ CHANGED = 0.03
 
 @dataclass(frozen=True)
 class RecoverOptions:
-    """How to quantize. `keep`: layers that stay float. More layers stay float until at most `max_drop` points are lost,
-    or `least` points are reached. `gains`: what INT8 saves in each layer, by name, in any unit; multiply-accumulates by
-    default. `scales`: use these instead of calibrating; channels are then not equalized.
-    `table`: also calibrate tensors that only TensorRT's calibration table lists. `exact`: without a limit on points, no
-    layers but `keep` stay float.
+    """How to quantize.
+
+    `keep`: layers that stay float. More layers stay float until at most `max_drop` points are lost, or `least` points
+    are reached. `gains`: what INT8 saves in each layer, by name, in any unit; multiply-accumulates by default. `train`:
+    then train all weights and scales together. `scales`: use these instead of calibrating; channels are then not
+    equalized. `table`: also calibrate tensors that only TensorRT's calibration table lists. `exact`: without a limit on
+    points, no layers but `keep` stay float.
     """
 
     calibration: CalibrationOptions = field(default_factory=lambda: CalibrationOptions("mse"))
@@ -53,6 +58,7 @@ class RecoverOptions:
     max_drop: float | None = None
     least: float | None = None
     gains: Mapping[str, float] | None = None
+    train: Train | None = None
     scales: Mapping[str, float] | None = None
     table: bool = False
     exact: bool = False
@@ -104,6 +110,8 @@ def recover(
         corrected = run.keep_float(model, allowed)
     elif allowed is None and not options.exact and run.steps[-1].change > CHANGED:
         corrected = run.keep_cheap(model, corrected)
+    if options.train is not None:
+        corrected = run.train(options.train, model, corrected, allowed)
     quantized, written = run.quantized(corrected.model)
     report = run.report(written, corrected, calibration)
     return Recovered(corrected.model, run.scales, run.keep, quantized, calibration, report)
@@ -126,24 +134,6 @@ def _reference(model: ModelProto, batches: Batches, read: Read | None = None) ->
     return ReferenceOutputs(model, spread(batches, IMAGES // 2), read)
 
 
-def _tensors(model: ModelProto, keep: Collection[str], table: bool) -> list[str]:
-    """The tensors that either placement quantizes, and for TensorRT's table all that lead to them.
-
-    What follows them are the head's outputs and the decoding, which lose most in INT8: without a range they stay float.
-    """
-    names = {name for placement in ("fuse", "sparse") for name in quantized_tensors(model, placement, keep)}
-    # which input of an addition is the shortcut depends on which layers are INT8
-    names.update(name for node in model.graph.node if node.op_type == "Add" for name in node.input)
-    wiring = Wiring(model.graph)
-    todo, reached = list(names), set[str]()
-    while todo:
-        name = todo.pop()
-        if name and name not in reached and not wiring.is_constant(name):
-            reached.add(name)
-            todo.extend(wiring.producer[name].input if table and name in wiring.producer else ())
-    return [name for name in activations(model) if name in reached]
-
-
 @dataclass
 class _Recovery:
     """One call of `recover`: its constant inputs, the steps so far, and which layers stay float."""
@@ -157,6 +147,10 @@ class _Recovery:
     steps: list[RecoveryStep] = field(default_factory=list)
     scales: dict[str, float] = field(default_factory=dict)
     ranked: Sequence[Sensitivity] = ()
+    training: Refinement | None = None
+    learned: Mapping[str, float] = field(default_factory=dict)
+    """Scales from the training that are in `scales`."""
+    warnings: tuple[str, ...] = ()
     costly: tuple[str, ...] = ()
     """The first of `ranked`: layers that stay float because they lose most. They are also in `keep`."""
 
@@ -173,7 +167,7 @@ class _Recovery:
         self.equalized = equalize(self.model, self.batches, self.keep, self.progress)
         self._choose(())
         model = self.equalized.model
-        tensors = _tensors(model, self.keep, self.options.table)
+        tensors = calibrated_tensors(model, self.keep, self.options.table)
         calibration = calibrate(model, self.batches, self.options.calibration, tensors=tensors, progress=self.progress)
         self.scales.update(calibration.scales)
         return model, calibration
@@ -238,6 +232,26 @@ class _Recovery:
         names = cheap(self.ranked)
         return self._with_float(model, names)[0] if names else corrected
 
+    def train(self, train: Train, model: ModelProto, corrected: Corrected, allowed: float | None) -> Corrected:
+        """Return the model with trained weights, and its scales in `scales`: as before where that is not better on the
+        images held out, or leaves less than `allowed` points.
+        """
+        written = self.quantized(corrected.model)[1]
+        qdq = plan(corrected.model, self.options.placement, self.keep)
+        trained = train(model, corrected.model, qdq, written.scales, self.progress)
+        before, self.training = dict(self.scales), trained.report
+        if not trained.report.kept:
+            return corrected
+        self.scales.update(trained.scales)
+        points = self.record("weights and ranges trained", self.quantized(trained.model)[0])
+        if allowed is None or points >= allowed:
+            self.learned = trained.scales
+            return Corrected(trained.model, {})
+        self.scales = before
+        self.warnings += (f"trained weights not used: they leave {points:.1f} points, needed {allowed:.1f}",)
+        self.steps.pop()
+        return corrected
+
     def _rank(self, model: ModelProto) -> None:
         ranked = sensitivities(model, self.quantized(model)[0], self.keep, self.outputs, self.progress)
         if (gains := self.options.gains) is not None:
@@ -259,10 +273,16 @@ class _Recovery:
             tuple(self.steps),
             tuple(self._layers(written, corrected.errors)),
             self.equalized.tensors,
-            {name: calibration.ranges[name] for name in written.scales},
+            {name: self._range(calibration.ranges[name], name) for name in written.scales},
             calibration.images,
-            calibration.warnings,
+            (*calibration.warnings, *self.warnings),
+            self.training,
         )
+
+    def _range(self, calibrated: Range, name: str) -> Range:
+        if name not in self.learned:
+            return calibrated
+        return replace(calibrated, amax=TOP * self.learned[name], method="trained", error=None)
 
     def _layers(self, written: QuantizeReport, errors: Mapping[str, float]) -> Iterator[RecoveredLayer]:
         alone = {layer.name: layer.change for layer in self.ranked}

@@ -9,6 +9,7 @@ from typing import Any
 from edgesparse.int8.calibration import Range
 from edgesparse.int8.equalize import EqualizedTensor
 from edgesparse.int8.placement import Placement
+from edgesparse.refinement import Refinement
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class RecoverReport:
     ranges: Mapping[str, Range]
     images: int
     warnings: tuple[str, ...]
+    training: Refinement | None = None
+    """None: weights and ranges were not trained."""
 
     @property
     def drop(self) -> float | None:
@@ -70,6 +73,7 @@ class RecoverReport:
             "drop": self.drop,
             "images": self.images,
             "warnings": list(self.warnings),
+            "training": None if self.training is None else asdict(self.training),
             "steps": [asdict(step) for step in self.steps],
             "layers": [asdict(layer) for layer in self.layers],
             "equalised": [asdict(tensor) for tensor in self.equalized],

@@ -28,22 +28,19 @@ from edgesparse.model.outputs import Read
 from edgesparse.model.threads import blas_on_one_core
 from edgesparse.model.wiring import Wiring
 from edgesparse.progress import Progress, quiet
+from edgesparse.refinement import Refine
 from edgesparse.sparsity.inspect import InspectedLayer, inspect
 from edgesparse.sparsity.permute import permute
 from edgesparse.sparsity.position_weights import PositionWeights
 from edgesparse.sparsity.prune import chosen
 from edgesparse.sparsity.ranking import Choice, rank
 from edgesparse.sparsity.rebuild import FitData, States, rebuild, refit_obstacle
-from edgesparse.sparsity.reconstruct_report import ReconstructReport, Refinement, describe
+from edgesparse.sparsity.reconstruct_report import ReconstructReport, describe
 from edgesparse.sparsity.search import Search
 
 Score = Callable[[ModelProto], float]
 """The points, 0 to 100, that a model scores on labeled data."""
 Result = tuple[ModelProto, ReconstructReport]
-Refine = Callable[[ModelProto, ModelProto, Path | None, Progress], tuple[ModelProto, Refinement]]
-"""Trains a pruned model to match the dense one, whose channels are in the same order.
-
-(dense, pruned, a file to continue from, progress) -> the model, and how far that got."""
 STEP = 0.05
 """The search for the largest share within `max_drop` stops at this share of the eligible MACs."""
 METHOD = 6
@@ -257,7 +254,8 @@ class _Reconstruction:
         training = None
         if self.task.refine is not None and names:
             checkpoint = None if state.folder is None else state.folder / "training.pt"
-            pruned, training = self.task.refine(model, pruned, checkpoint, self.progress)
+            trained = self.task.refine(model, pruned, checkpoint, self.progress)
+            pruned, training = trained.model, trained.report
         layers = describe(self.layers, fits, ranked, self.skipped)
         score = self._points(pruned) if names else self._dense_score
         return pruned, ReconstructReport(layers, self._dense_score, score, training)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from edgesparse.refinement import Refinement
 from edgesparse.sparsity.inspect import InspectedLayer
 from edgesparse.sparsity.ranking import Choice
 from edgesparse.sparsity.rebuild import LayerFit
@@ -29,32 +30,6 @@ class ReconstructedLayer:
     @property
     def pruned(self) -> bool:
         return self.state == "sparse" and self.error is not None
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """How all weights were trained together, after each layer was refitted.
-
-    `steps` of the training; `images`, of which `held_out` judge; `before` and `after`: the loss on those, `after`
-    of the best weights.
-    """
-
-    steps: int
-    images: int
-    held_out: int
-    before: float
-    after: float
-
-    @property
-    def kept(self) -> bool:
-        """Whether the trained weights are the result; otherwise no step lowered the loss on the images held out."""
-        return self.after < self.before
-
-    def __str__(self) -> str:
-        judges = f"on images held out ({self.held_out} of {self.images})"
-        if not self.kept:
-            return f"trained {self.steps} steps, without a gain {judges}: weights as refitted"
-        return f"trained {self.steps} steps: error {judges} {100 * (1 - self.after / self.before):.0f} % lower"
 
 
 @dataclass(frozen=True)

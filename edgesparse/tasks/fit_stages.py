@@ -14,8 +14,8 @@ from edgesparse.tasks.fit_choices import CHANNELS, INT8, SPARSE, Choices, Plan
 from edgesparse.tasks.fit_costs import Costs
 from edgesparse.tasks.fit_network import Network, Settings, milliseconds, moved
 from edgesparse.tasks.inputs import read_model
-from edgesparse.tasks.prune import PruneOptions, refiner
 from edgesparse.tasks.quantize import QuantizeOptions, quantize_file
+from edgesparse.tasks.training import refiner
 from edgesparse.tasks.writing import write
 
 
@@ -69,8 +69,8 @@ class Stages:
             return network
         task = Task()
         if settings.options.steps:
-            options = PruneOptions(images=settings.images, count=settings.options.count, steps=settings.options.steps)
-            task = Task(refine=refiner(scored, options, self.progress))
+            count, steps = settings.options.count, settings.options.steps
+            task = Task(refine=refiner(scored, str(settings.images), count, steps, self.progress))
         options24 = ReconstructOptions(layers=names, state_dir=settings.folder / "choices")
         model, _ = reconstruct(scored.model, scored.images, options24, task, self.progress)
         write(path, lambda file: save(model, file))

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from edgesparse.builder.confidence import shift_of
 from edgesparse.builder.objects import box_reader, object_masks
 from edgesparse.compress import narrow_page
-from edgesparse.compress.lesson import compared
 from edgesparse.compress.narrow import BOARD, NarrowOptions, narrow
 from edgesparse.compress.narrow_report import NarrowReport
 from edgesparse.confidences import ConfidenceShift
@@ -26,7 +25,7 @@ from edgesparse.progress import Progress, quiet
 from edgesparse.sparsity import page
 from edgesparse.sparsity.prune import PruneReport
 from edgesparse.sparsity.prune import prune as by_magnitude
-from edgesparse.sparsity.reconstruct import ReconstructOptions, Refine, Task, reconstruct
+from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
 from edgesparse.sparsity.reconstruct_report import ReconstructReport
 from edgesparse.tasks.inputs import (
     ScoredModel,
@@ -35,17 +34,15 @@ from edgesparse.tasks.inputs import (
     check_images,
     check_numbers,
     need_torch,
-    pixels_of,
     read_annotations,
     read_model,
 )
+from edgesparse.tasks.training import refiner
 from edgesparse.tasks.writing import check_outputs, write
 
 PruneMethod = Literal["magnitude", "reconstruct", "channels"]
 Report = PruneReport | ReconstructReport | NarrowReport
 Pruned = tuple[Model, Report, ConfidenceShift | None]
-FEATURES = 40
-"""The most tensors inside that the training compares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +195,7 @@ def _reconstruct(recipe: Recipe, options: PruneOptions, progress: Progress) -> P
     if options.steps:
         need_torch("--steps")
     scored, state = _scored(recipe, options, progress)
-    refine = refiner(scored, options, progress) if options.steps else None
+    refine = refiner(scored, str(options.images), options.count, options.steps, progress) if options.steps else None
     model, spec = scored.model, scored.spec
     selection = ReconstructOptions(
         layers="auto" if options.automatic else (options.layers or None),
@@ -235,25 +232,6 @@ def _scored(recipe: Recipe, options: PruneOptions, progress: Progress) -> tuple[
 def _task(scored: ScoredModel) -> Task:
     objects = object_masks(scored.model, scored.images, scored.spec)
     return Task(score=scored.scorer, read=box_reader(scored.spec), objects=objects)
-
-
-def training_values(dense: Model, pruned: Model, spec: DetectorSpec) -> dict[str, Any]:
-    """Return the values of a training.lessons.Lesson, but for its steps. Raises what `compared` raises."""
-    from edgesparse.training.refine import settings
-
-    return {**compared(dense, pruned, spec, FEATURES), **settings()}
-
-
-def refiner(scored: ScoredModel, options: PruneOptions, progress: Progress) -> Refine:
-    """Return what trains the weights. Raises ModelError, naming the node, where PyTorch cannot run the model."""
-    from edgesparse.training.refine import Refiner
-
-    values = training_values(scored.model, scored.model, scored.spec)
-    progress("reading images", 0, 0)
-    pixels = pixels_of(str(options.images), scored.spec.input, options.count)
-    refiner = Refiner.of(pixels, {**values, "steps": options.steps})
-    refiner.check(scored.model)
-    return refiner
 
 
 def _gains(model: Model, spec: DetectorSpec, board: boards.Board) -> dict[str, float]:

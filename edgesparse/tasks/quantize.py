@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -13,14 +13,16 @@ import numpy as np
 
 from edgesparse.builder.confidence import CorrectedConfidences, correct_confidences
 from edgesparse.compress.cost import int8_gains
+from edgesparse.compress.lesson import rounding
 from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import Recipe
+from edgesparse.disk import check_folder
 from edgesparse.errors import CalibrationError, ConfigError, ModelError
 from edgesparse.files import read_checked
 from edgesparse.int8 import calibration_table, page
 from edgesparse.int8.calibration import Calibration, CalibrationOptions
-from edgesparse.int8.placement import Placement
-from edgesparse.int8.recover import IMAGES, Recovered, RecoverOptions, recover
+from edgesparse.int8.placement import Placement, QdqPlan
+from edgesparse.int8.recover import IMAGES, Recovered, RecoverOptions, Train, recover
 from edgesparse.int8.recover_report import RecoverReport, RecoveryStep
 from edgesparse.int8.representative import size_warnings
 from edgesparse.model.activations import spread, stream
@@ -29,6 +31,7 @@ from edgesparse.model.outputs import ReferenceOutputs
 from edgesparse.pages.shifts import shift_tables
 from edgesparse.predict import boards
 from edgesparse.progress import Progress, quiet
+from edgesparse.refinement import Trained
 from edgesparse.runtime.images import ImageBatches
 from edgesparse.tasks.inputs import (
     ScoredModel,
@@ -36,10 +39,12 @@ from edgesparse.tasks.inputs import (
     as_recipe,
     check_images,
     check_numbers,
+    need_torch,
     read_annotations,
     read_model,
     static_model,
 )
+from edgesparse.tasks.training import refiner
 from edgesparse.tasks.writing import check_outputs, write
 
 OVER_LIMIT = "not corrected: with the correction more is lost than --max-drop or --min-map allows"
@@ -55,16 +60,21 @@ class QuantizeOptions:
       sparse INT8 kernels need it.
     - `method`: how ranges are chosen: best, entropy, percentile, mse or max.
     - `max_drop`: keep layers in float until at most this many points of mAP (0 to 100) are lost on `annotations`;
-    `min_map`: until at least this many are reached. - `device`: keep those in float that cost least time for what they
-    lose, as predicted for this board, such as "orin-nano-8gb"; without it, the time is taken as proportional to the
-    multiply-accumulates.
+      `min_map`: until at least this many are reached.
+    - `device`: keep those in float that cost least time for what they lose, as predicted for this board, such as
+      "orin-nano-8gb"; without it, the time is taken as proportional to the multiply-accumulates.
     - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
-    folder of the images, if they are not next to it. - `keep`: names of layers that stay in float; `exact`: without a
-    limit on points, no others do. - `calibration`: file of ranges: reused if it belongs to this model, these images and
-    settings, else written. - `from_table`: take the ranges from TensorRT's calibration table of this model. - `table`:
-    file for TensorRT's calibration table; the float model that it belongs to is written next to it, as TABLE.onnx.
-    - `names`: class names, 'coco' or a file, for a model without them. - `html`: file for a report per layer. -
-    `force`: overwrite existing files.
+      folder of the images, if they are not next to it.
+    - `keep`: names of layers that stay in float; `exact`: without a limit on points, no others do.
+    - `calibration`: file of ranges: reused if it belongs to this model, these images and settings, else written.
+    - `from_table`: take the ranges from TensorRT's calibration table of this model.
+    - `table`: file for TensorRT's calibration table; the float model that it belongs to is written next to it, as
+      TABLE.onnx.
+    - `steps`: then train all weights and ranges for so many steps on the images, without labels; needs PyTorch.
+    - `state`: folder that keeps the training's progress, so that an interrupted call continues.
+    - `names`: class names, 'coco' or a file, for a model without them.
+    - `html`: file for a report per layer.
+    - `force`: overwrite existing files.
     """
 
     images: str | Path
@@ -78,6 +88,8 @@ class QuantizeOptions:
     annotated_images: str | Path | None = None
     keep: Sequence[str] = ()
     exact: bool = False
+    steps: int = 0
+    state: str | Path | None = None
     calibration: str | Path | None = None
     from_table: str | Path | None = None
     table: str | Path | None = None
@@ -99,6 +111,10 @@ class QuantizeOptions:
             raise ConfigError(f"{option} needs --annotations: annotated images to score on")
         if self.annotated_images is not None and self.annotations is None:
             raise ConfigError("--annotated-images needs --annotations")
+        if self.steps < 0:
+            raise ConfigError(f"--steps: found {self.steps}, needed 0 or more")
+        if self.state is not None and not self.steps:
+            raise ConfigError("--state keeps the progress of --steps: pass --steps, or leave it out")
         if self.from_table is not None and self.calibration is not None:
             raise ConfigError("--from-table and --calibration: ranges can only come from one of them")
 
@@ -171,11 +187,14 @@ def _path(value: str | Path | None) -> Path | None:
 def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tuple[Recovered, ScoredModel]:
     source, scales = str(options.images), _scales(_path(options.from_table))
     check_images(source)
+    if options.steps:
+        need_torch("--steps")
     board = None if options.device is None else boards.board(options.device)
     labels = read_annotations(options.annotations, options.annotated_images)
     scored = read_model(recipe, source, options.count, labels, progress)
     gains = None if board is None else int8_gains(static_model(recipe)[0], board)
     input_spec = scored.spec.input
+    train = _training(scored, options, progress) if options.steps else None
     result = recover(
         scored.model,
         scored.images,
@@ -186,6 +205,7 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
             max_drop=options.max_drop,
             least=options.min_map,
             gains=gains,
+            train=train,
             scales=scales,
             table=options.table is not None,
             exact=options.exact,
@@ -195,6 +215,25 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
     )
     warnings = (*size_warnings(scored.images.sizes, input_spec), *result.report.warnings)
     return replace(result, report=replace(result.report, warnings=warnings)), scored
+
+
+def _training(scored: ScoredModel, options: QuantizeOptions, progress: Progress) -> Train:
+    """Return what trains weights and ranges. Raises ConfigError, and what `refiner` raises."""
+    folder = _path(options.state)
+    if folder is not None:
+        check_folder(folder)
+    prepared = refiner(scored, str(options.images), options.count, options.steps, progress)
+
+    def train(
+        original: Model, changed: Model, qdq: QdqPlan, scales: Mapping[str, float], progress: Progress
+    ) -> Trained:
+        checkpoint = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            checkpoint = folder / "training.pt"
+        return prepared.rounding({**rounding(qdq), "scales": scales})(original, changed, checkpoint, progress)
+
+    return train
 
 
 def _corrected(

@@ -75,11 +75,7 @@ class _Training:
         torch.set_float32_matmul_precision("high")
         self.model = onnx.load(str(folder / "student.onnx"))
         self.teacher = lesson.network(onnx.load(str(folder / "teacher.onnx"))).to(device).eval().requires_grad_(False)
-        self.student = lesson.network(self.model, lesson.blend).to(device)
-        if lesson.readers:
-            readers = {t: {n: set(places) for n, places in by.items()} for t, by in lesson.readers.items()}
-            self.student.quantize(readers, lesson.scales_of, lesson.int8_layers)
-            self.student.to(device)
+        self.student = lesson.student(self.model).to(device)
         self.average = deepcopy(self.student).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self._parameters(), lr=lesson.rate)
         self._load_images()

@@ -42,7 +42,8 @@ class Lesson:
     `maps`, `features`: tensors of both networks that the loss compares, the latter times `feature_weight`; `spec`: the
     meaning of the maps' channels.
     `blend`: Relu nodes of the student that were SiLU. `readers`, `scales_of`, `int8_layers`, `placement`: where values
-    are rounded to INT8 (QdqPlan), empty without INT8. `scale`, `mean`, `std`: how pixels 0..255 become the input.
+    are rounded to INT8 (QdqPlan), empty without INT8; `scales`: of each quantized tensor at the start, otherwise
+    measured. `scale`, `mean`, `std`: how pixels 0..255 become the input.
     Training ends after `minutes` or `steps`, whichever comes first. `strong`: how many images per batch a Refiner
     changes strongly.
     """
@@ -55,6 +56,7 @@ class Lesson:
     scales_of: dict[str, str] = field(default_factory=dict)
     int8_layers: Sequence[str] = ()
     placement: str = "fuse"
+    scales: Mapping[str, float] = field(default_factory=dict)
     scale: float = 1.0
     mean: Sequence[float] = (0.0, 0.0, 0.0)
     std: Sequence[float] = (1.0, 1.0, 1.0)
@@ -79,6 +81,14 @@ class Lesson:
     def network(self, model: ModelProto, blend: Sequence[str] = ()) -> Network:
         """Return what computes the maps and features of `model`. Raises ModelError, naming the node; see Network."""
         return Network(model, [*self.maps, *self.features], blend)
+
+    def student(self, model: ModelProto) -> Network:
+        """Return the network to train, whose values are rounded where `readers` and `int8_layers` say."""
+        network = self.network(model, self.blend)
+        if self.readers:
+            readers = {name: {node: set(places) for node, places in by.items()} for name, by in self.readers.items()}
+            network.quantize(readers, self.scales_of, self.int8_layers, self.scales)
+        return network
 
     def input(self, pixels: Tensor) -> Tensor:
         """Return the networks' input for pixels 0..255 [B, 3, H, W]."""

@@ -38,6 +38,7 @@ class Network(nn.Module):
         self.outputs, self.mix, self.straight = tuple(outputs), 0.0, False
         self.quantizers = nn.ModuleDict()
         self.readers: Readers = {}
+        self._group: dict[str, str] = {}
         self._wiring = Wiring(model.graph)
         self._image = next(v.name for v in model.graph.input if v.name not in self._wiring.stored)
         self._blend = frozenset(blend)
@@ -51,24 +52,35 @@ class Network(nn.Module):
 
     def forward(self, image: Tensor, see: See | None = None) -> dict[str, Tensor]:
         """`see` is called with each node and its inputs."""
-        values = {self._image: image}
+        values, rounded = {self._image: image}, dict[str, Tensor]()
         for (node, step), spent in zip(self._steps, self._spent, strict=True):
-            inputs = [self._read(values, node, i, name) for i, name in enumerate(node.input)]
+            inputs = [self._read(values, rounded, node, i) for i in range(len(node.input))]
             if see is not None:
                 see(node, inputs)
             results = step(self, *inputs)
             values.update(zip(node.output, results if isinstance(results, tuple) else (results,), strict=False))
             for name in spent:
                 values.pop(name, None)
+                rounded.pop(name, None)
         return {name: values[name] for name in self.outputs}
 
-    def quantize(self, readers: Readers, scales_of: Mapping[str, str], layers: Sequence[str]) -> None:
-        """From now on, round activations and weights as the INT8 engine will; see `Quantizer` and int8.placement."""
+    def quantize(
+        self,
+        readers: Readers,
+        scales_of: Mapping[str, str],
+        layers: Sequence[str],
+        scales: Mapping[str, float] | None = None,
+    ) -> None:
+        """From now on, round activations and weights as the INT8 engine will; see `Quantizer` and int8.placement.
+
+        `scales`: of each quantized tensor, where the training of scales starts.
+        """
         from edgesparse.training.quantizer import Quantizer
 
         self.readers, self._quantized_weights = readers, frozenset(layers)
         self._group = {name: key_of(group) for name, group in scales_of.items()}
-        self.quantizers = nn.ModuleDict({key: Quantizer() for key in sorted(set(self._group.values()))})
+        starts = {key: scales[name] if scales else None for name, key in sorted(self._group.items())}
+        self.quantizers = nn.ModuleDict({key: Quantizer(start) for key, start in starts.items()})
 
     def scales(self) -> dict[str, float]:
         """The scale of each quantized tensor."""
@@ -137,12 +149,17 @@ class Network(nn.Module):
         """The names of the convolutions, in order."""
         return [layer_name(node) for node in self._nodes if node.op_type == "Conv"]
 
-    def _read(self, values: Mapping[str, Tensor], node: NodeProto, place: int, name: str) -> Tensor | None:
+    def _read(
+        self, values: Mapping[str, Tensor], rounded: dict[str, Tensor], node: NodeProto, place: int
+    ) -> Tensor | None:
+        """Return the node's input at `place`: from `values` or, once for all its readers in INT8, `rounded`."""
+        name = node.input[place]
         value = values.get(name)
-        if value is not None and place in self.readers.get(name, {}).get(node.output[0], ()):
-            quantized: Tensor = self.quantizers[self._group[name]](value)
-            return quantized
-        return value
+        if value is None or place not in self.readers.get(name, {}).get(node.output[0], ()):
+            return value
+        if name not in rounded:
+            rounded[name] = self.quantizers[self._group[name]](value)
+        return rounded[name]
 
     def _step(self, node: NodeProto) -> Callable[..., Any]:
         """Return what computes the node, from a network and its inputs: a copy of this one has weights of its own."""

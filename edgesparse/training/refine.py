@@ -1,16 +1,18 @@
-"""Trains a pruned model until it computes what the dense one does, without labels, at 2:4.
+"""Trains a pruned or INT8 model until it computes what the original does, without labels.
 
-Fitting layer by layer (`sparsity.reconstruct`) leaves errors that only the layers together can remove. Here all weights
-and biases move at once, by Adam, to lower the difference of the maps, weighted by what the dense model detects, and of
-features inside (Hinton et al., "Distilling the Knowledge", 2015), and at first masks move too (`moving`). Images held
-out decide: where the error on them does not fall, the training goes back to the best weights and continues more slowly.
+Fitting layer by layer (`sparsity.reconstruct`, `int8.bias_correction`) leaves errors that only the layers together can
+remove. Here all weights and biases move at once, by Adam, to lower the difference of the maps, weighted by what the
+original detects, and of features inside (Hinton et al., "Distilling the Knowledge", 2015). At 2:4, masks move too at
+first (`moving`); in INT8, weights and activations are rounded meanwhile, so that weights learn which way to round, and
+the ranges of activations are learned (`quantizer`). Images held out decide: where the error on them does not fall, the
+training goes back to the best weights and continues more slowly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from edgesparse.errors import CalibrationError
 from edgesparse.progress import Progress
-from edgesparse.sparsity.reconstruct_report import Refinement
+from edgesparse.refinement import Refinement, Trained
 from edgesparse.training.augment import mixed
 from edgesparse.training.distill import save_checkpoint
 from edgesparse.training.lessons import Lesson
@@ -36,6 +38,8 @@ how much the features count."""
 GPU_TRAINING = {**TRAINING, "batch": 16, "strong": 8, "rate": 1e-3}
 """On a GPU a step of 16 images takes about as long. Of many images some may be changed strongly; with few per step and
 few steps, that raises the error."""
+INT8_RATE = 1.5e-4
+"""The learning rate where values are rounded: larger steps go astray before the first check."""
 HOLD_OUT = 10
 """Each HOLD_OUT-th image is held out; of fewer images the first."""
 CHECKS = 8
@@ -65,7 +69,7 @@ def settings() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Refiner:
-    """How a pruned model is trained: `pixels`, uint8 [N, 3, H, W], two or more images, and in `lesson` what is
+    """How a model is trained: `pixels`, uint8 [N, 3, H, W], two or more images, and in `lesson` what is
     compared, for how many `steps`, with which `batch`, `rate` and `seed`.
 
     Raises CalibrationError for too few images.
@@ -83,31 +87,35 @@ class Refiner:
         """A refiner with the lesson of these values; see `Lesson`."""
         return cls(pixels, Lesson.of(values))
 
+    def rounding(self, values: Mapping[str, Any]) -> Refiner:
+        """Return the refiner of a model that is rounded to INT8 where these values of a Lesson say."""
+        return replace(self, lesson=replace(self.lesson, **{"rate": INT8_RATE, **values}))
+
     def check(self, model: ModelProto) -> None:
         """Raise ModelError, naming the node, if PyTorch cannot compute what is compared."""
         self.lesson.network(model)
 
     def __call__(
-        self, dense: ModelProto, pruned: ModelProto, checkpoint: Path | None, progress: Progress
-    ) -> tuple[ModelProto, Refinement]:
-        """Return `pruned` with trained weights, its layers still 2:4, or itself if the images held out show no gain.
+        self, original: ModelProto, changed: ModelProto, checkpoint: Path | None, progress: Progress
+    ) -> Trained:
+        """Return `changed`, which is 2:4 or, by the lesson, to be rounded to INT8, trained to match `original`.
 
-        `dense` has its channels in the order of `pruned`. `checkpoint`: a file from which an interrupted call continues
-        to the same result. Raises ModelError.
+        `original` has its channels in the order of `changed`. `checkpoint`: a file from which an interrupted call
+        continues to the same result. Raises ModelError.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teacher, student = (self.lesson.network(model).to(device) for model in (dense, pruned))
+        teacher, student = self.lesson.network(original).to(device), self.lesson.student(changed).to(device)
         for network in (teacher, student):
             # a step then takes a fifth less time on a processor
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         training = _Training(self, teacher.eval().requires_grad_(False), student, checkpoint)
         report = training.run(progress)
         if not report.kept:
-            return pruned, report
+            return Trained(changed, self.lesson.scales, report)
         model = ModelProto()
-        model.CopyFrom(pruned)
+        model.CopyFrom(changed)
         training.best.write_to(model)
-        return model, report
+        return Trained(model, training.best.scales(), report)
 
 
 @dataclass
@@ -135,7 +143,8 @@ class _Training:
         self.sizes = student.magnitudes()
         for key, size in inputs.items():
             self.sizes[student.weights[key]] = self.sizes[student.weights[key]] / size
-        self.masks = MovingMasks(student, teacher, inputs)
+        self.sizes |= {scale: scale.detach().clone() for scale in student.quantizers.parameters()}
+        self.masks = None if self.lesson.readers else MovingMasks(student, teacher, inputs)
         self.average = deepcopy(student).requires_grad_(False)
         self.best = deepcopy(self.average)
         self.optimizer = torch.optim.Adam(list(self.sizes), lr=self.lesson.rate, eps=1e-12)
@@ -161,9 +170,10 @@ class _Training:
         lesson, step = self.lesson, self.state.step
         schedule = min(1.0, (step + 1) / WARM) * (0.505 + 0.495 * cos(pi * step / lesson.steps))
         self.optimizer.param_groups[0]["lr"] = lesson.rate * self.state.pace * schedule
-        self.student.straight = moving = step < MOVING * lesson.steps
-        if moving and step and step % EVERY == 0:
-            self.masks.choose(self.average)
+        masks = self.masks if step < MOVING * lesson.steps else None
+        self.student.straight = masks is not None
+        if masks is not None and step and step % EVERY == 0:
+            masks.choose(self.average)
         # per step, so that a training that continues draws the same images
         generator = torch.Generator(self.device).manual_seed(lesson.seed + 1_000_003 * step)
         loss = self._loss(self.student, mixed(self.images, lesson.batch, lesson.strong, generator))
@@ -173,8 +183,8 @@ class _Training:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), LARGEST)
         self._move()
-        if moving:
-            self.masks.decay()
+        if masks is not None:
+            masks.decay()
         self.average.follow(self.student, step, STAYS)
         return True
 

@@ -15,7 +15,8 @@ from benchmarks.orin_slice import networks
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.tasks import distill, inputs
 
-RECONSTRUCT = ("--method", "reconstruct", "--images", "images")
+IMAGES = ("--images", "images")
+RECONSTRUCT = ("--method", "reconstruct", *IMAGES)
 
 
 @pytest.fixture
@@ -52,6 +53,8 @@ def test_without_pytorch_the_machine_lacks_something(
     assert ended.code == 3 and "pip install 'edgesparse[train]'" in ended.message
     ended = edgesparse("prune", yolo, "-o", "out.onnx", *RECONSTRUCT, "--steps", "2")
     assert ended.code == 3 and ended.message.startswith("--steps needs PyTorch") and not Path("out.onnx").exists()
+    ended = edgesparse("quantize", yolo, "-o", "out.onnx", *IMAGES, "--steps", "2")
+    assert ended.code == 3 and ended.message.startswith("--steps needs PyTorch") and not Path("out.onnx").exists()
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,36 @@ def test_a_pruned_model_is_trained_and_a_second_call_finds_the_result(edgesparse
     again = edgesparse("prune", yolo, "-o", "again.onnx", *RECONSTRUCT, "--steps", "4", "--state", "work")
     assert again.code == 0 and "on images held out (1 of 4)" in again.out
     assert Path("again.onnx").read_bytes() == Path("out.onnx").read_bytes()
+
+
+@pytest.mark.torch
+def test_an_int8_model_is_trained_and_a_second_call_finds_the_result(edgesparse: Command, yolo: Path) -> None:
+    pytest.importorskip("torch", reason="torch: needs PyTorch").set_num_threads(1)
+    ended = edgesparse("quantize", yolo, "-o", "out.onnx", *IMAGES, "--steps", "4", "--state", "work", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["training"]["images"] == 4 and ended.json["training"]["held_out"] == 1
+    written = Path("work/training.pt").stat().st_mtime_ns
+    again = edgesparse(
+        "quantize", yolo, "-o", "again.onnx", *IMAGES, "--steps", "4", "--state", "work", "--html", "p.html"
+    )
+    assert again.code == 0 and "on images held out (1 of 4)" in again.out
+    assert "on images held out (1 of 4)" in Path("p.html").read_text()
+    assert Path("again.onnx").read_bytes() == Path("out.onnx").read_bytes()
+    assert Path("work/training.pt").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--steps", "-1"), "-1 is not in the range x>=0"),
+        (("--state", "work"), "--state keeps the progress of --steps: pass --steps, or leave it out"),
+    ],
+)
+def test_steps_of_quantize_that_cannot_be_are_refused(
+    edgesparse: Command, yolo: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    ended = edgesparse("quantize", yolo, "-o", "out.onnx", *IMAGES, *arguments)
+    assert ended.code == 2 and reason in ended.message and not Path("out.onnx").exists()
 
 
 @pytest.mark.torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import patterns
@@ -15,11 +15,13 @@ from edgesparse.errors import CalibrationError, ModelError
 from edgesparse.int8.calibration import CalibrationOptions, calibrate
 from edgesparse.int8.equalize import equalize
 from edgesparse.int8.page import page
+from edgesparse.int8.placement import QdqPlan
 from edgesparse.int8.quantize import quantize
 from edgesparse.int8.recover import CHANGED, RecoverOptions, recover
 from edgesparse.int8.sensitivity import Sensitivity, cheap
 from edgesparse.model.activations import Batches, spread, stream
-from edgesparse.progress import quiet
+from edgesparse.progress import Progress, quiet
+from edgesparse.refinement import Refinement, Trained
 from edgesparse.sparsity.mask import mask_2to4
 
 C = 8
@@ -251,3 +253,38 @@ def test_images_are_spread_over_all() -> None:
     captured = [float(batch[0, 0, 0, 0]) for batch in spread(batches(8), 3)()]
     every = [float(batch[0, 0, 0, 0]) for batch in batches(8)()]
     assert captured == every[::3]
+
+
+def test_trained_weights_and_scales_are_the_result_if_they_are_better() -> None:
+    calls = list[tuple[str, ...]]()
+
+    def train(
+        original: ModelProto, changed: ModelProto, qdq: QdqPlan, scales: Mapping[str, float], progress: Progress
+    ) -> Trained:
+        np.testing.assert_allclose(run(original, image)[0], run(network(), image)[0], rtol=1e-3, atol=1e-4)
+        assert run(changed, image)[0].tolist() != run(original, image)[0].tolist(), "the biases are those for INT8"
+        calls.append(tuple(qdq.readers))
+        trained = ModelProto()
+        trained.CopyFrom(changed)
+        trained.producer_name = "trained"
+        return Trained(trained, {name: 2 * scale for name, scale in scales.items()}, Refinement(7, 5, 1, 2.0, after))
+
+    image, after = next(iter(batches()())), 1.5
+    plain = recover(network(), batches(), RecoverOptions(MAX))
+    result = recover(network(), batches(), RecoverOptions(MAX, train=train))
+    assert result.model.producer_name == "trained" and result.report.training == Refinement(7, 5, 1, 2.0, 1.5)
+    assert result.report.steps[-1].what == "weights and ranges trained"
+    for name in calls[0]:
+        assert result.scales[name] == 2 * plain.scales[name]
+        limits = result.report.ranges[name]
+        assert limits.method == "trained" and limits.amax == pytest.approx(2 * plain.report.ranges[name].amax)
+    assert "trained 7 steps: error on images held out (1 of 5) 25 % lower" in page("x.onnx", result.report)
+    after = 2.0
+    result = recover(network(), batches(), RecoverOptions(MAX, train=train))
+    assert result.model.producer_name != "trained" and result.scales == plain.scales
+    after, points = 1.5, iter([90.0, 89.0, 89.5, 88.0])
+    limited = RecoverOptions(MAX, max_drop=1.0, train=train)
+    result = recover(network(), batches(), limited, score=lambda source: next(points))
+    assert result.model.producer_name != "trained" and result.scales == plain.scales
+    assert result.report.warnings[-1] == "trained weights not used: they leave 88.0 points, needed 89.0"
+    assert result.report.drop == 0.5 and result.report.steps[-1].what == "biases corrected"

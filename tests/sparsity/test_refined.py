@@ -9,10 +9,10 @@ from onnx import ModelProto
 from small_models import model, node, random, run
 
 from edgesparse.progress import Progress
+from edgesparse.refinement import Refinement, Trained
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.page import page
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
-from edgesparse.sparsity.reconstruct_report import Refinement
 
 
 def test_all_weights_are_trained_after_the_layers_are_refitted(tmp_path: Path) -> None:
@@ -25,9 +25,7 @@ def test_all_weights_are_trained_after_the_layers_are_refitted(tmp_path: Path) -
     dense, image = model(nodes, tensors, (1, 3, 8, 8)), random(1, 3, 8, 8, seed=4)
     files = list[Path | None]()
 
-    def refine(
-        original: ModelProto, pruned: ModelProto, checkpoint: Path | None, progress: Progress
-    ) -> tuple[ModelProto, Refinement]:
+    def refine(original: ModelProto, pruned: ModelProto, checkpoint: Path | None, progress: Progress) -> Trained:
         files.append(checkpoint)
         np.testing.assert_allclose(run(original, image)[0], run(dense, image)[0], rtol=1e-3, atol=1e-4)
         assert not any(layer.sparse for layer in inspect(original).eligible)
@@ -35,7 +33,7 @@ def test_all_weights_are_trained_after_the_layers_are_refitted(tmp_path: Path) -
         trained = ModelProto()
         trained.CopyFrom(pruned)
         trained.producer_name = "trained"
-        return trained, Refinement(7, 5, 1, before=2.0, after=1.5)
+        return Trained(trained, {}, Refinement(7, 5, 1, before=2.0, after=1.5))
 
     options = ReconstructOptions(state_dir=tmp_path)
     result, report = reconstruct(dense, lambda: [image], options, Task(refine=refine))

@@ -15,16 +15,14 @@ from onnx import helper
 from edgesparse.config import parse
 from edgesparse.model.load import Model, load
 from edgesparse.progress import Progress, quiet
+from edgesparse.refinement import Refine, Refinement, Trained
 from edgesparse.sparsity.inspect import inspect
-from edgesparse.sparsity.reconstruct import Refine
-from edgesparse.sparsity.reconstruct_report import Refinement
 from edgesparse.tasks import fit_network, fit_stages
 from edgesparse.tasks.fit_choices import CHANNELS, INT8, SPARSE, Choices, Plan
 from edgesparse.tasks.fit_costs import Costs
 from edgesparse.tasks.fit_network import FitOptions, Network, Settings, predicted
 from edgesparse.tasks.fit_stages import Stages
 from edgesparse.tasks.inputs import ScoredModel
-from edgesparse.tasks.prune import PruneOptions
 
 KINDS = (INT8, SPARSE, CHANNELS)
 
@@ -110,12 +108,10 @@ def test_with_steps_the_2to4_weights_are_trained(
 ) -> None:
     runs = []
 
-    def refiner(scored: ScoredModel, options: PruneOptions, progress: Progress) -> Refine:
-        def refine(
-            dense: Model, pruned: Model, checkpoint: Path | None, progress: Progress
-        ) -> tuple[Model, Refinement]:
-            runs.append((options.steps, checkpoint is not None, pruned is not dense))
-            return pruned, Refinement(options.steps, 2, 1, 1.0, 0.5)
+    def refiner(scored: ScoredModel, source: str, count: int, steps: int, progress: Progress) -> Refine:
+        def refine(dense: Model, pruned: Model, checkpoint: Path | None, progress: Progress) -> Trained:
+            runs.append((steps, checkpoint is not None, pruned is not dense))
+            return Trained(pruned, {}, Refinement(steps, 2, 1, 1.0, 0.5))
 
         return refine
 

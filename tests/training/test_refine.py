@@ -1,4 +1,4 @@
-"""A pruned network is trained to match the dense one: at 2:4, never for the worse, resumed exactly."""
+"""A pruned or INT8 network is trained to match the original: at 2:4, never for the worse, resumed exactly."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import pytest
 from onnx import numpy_helper
 
 from benchmarks.orin_slice import networks
-from edgesparse.compress.lesson import compared
+from edgesparse.compress.lesson import compared, rounding
 from edgesparse.config import DetectorSpec
 from edgesparse.errors import CalibrationError
+from edgesparse.int8.placement import plan
+from edgesparse.int8.quantize import quantize
+from edgesparse.model.activations import stream
 from edgesparse.progress import quiet
 from edgesparse.runtime.heads.base import CENTERED
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.prune import prune
-from edgesparse.tasks.prune import training_values
+from edgesparse.tasks.training import training_values
 
 if TYPE_CHECKING:
     from edgesparse.training.refine import Refiner
@@ -63,8 +66,9 @@ def same(first: onnx.ModelProto, second: onnx.ModelProto) -> bool:
 def test_training_lowers_the_error_on_images_held_out_and_keeps_2to4(
     dense: onnx.ModelProto, student: onnx.ModelProto
 ) -> None:
-    model, training = refiner(dense)(dense, student, None, quiet)
-    assert training.kept and training.after < 0.9 * training.before
+    result = refiner(dense)(dense, student, None, quiet)
+    model, training = result.model, result.report
+    assert result.scales == {} and training.kept and training.after < 0.9 * training.before
     assert (training.images, training.held_out) == (12, 2)
     assert str(training).startswith(f"trained {training.steps} steps: error on images held out (2 of 12) ")
     assert all(layer.sparse for layer in inspect(model).eligible) and not same(model, student)
@@ -84,22 +88,23 @@ def test_an_interrupted_training_continues_to_the_same_bytes(
     file, train = tmp_path / "training.pt", refiner(dense)
     with pytest.raises(KeyboardInterrupt):
         train(dense, student, file, stopping)
-    model, training = train(dense, student, file, lambda step, done, total: shown.append(done))
+    result = train(dense, student, file, lambda step, done, total: shown.append(done))
     assert shown[:12] == list(range(12)) and shown[12] == 9 and shown[-1] == 24
-    again, whole = train(dense, student, None, quiet)
-    assert same(model, again) and training == whole
-    assert train(dense, student, file, quiet)[1] == whole
-    other, _ = refiner(dense, seed=1)(dense, student, file, quiet)
-    assert not same(other, model)
+    whole = train(dense, student, None, quiet)
+    assert same(result.model, whole.model) and result.report == whole.report
+    assert train(dense, student, file, quiet).report == whole.report
+    other = refiner(dense, seed=1)(dense, student, file, quiet)
+    assert not same(other.model, result.model)
 
 
 @pytest.mark.parametrize("rate", [30.0, float("inf")])
 def test_a_training_that_only_makes_it_worse_is_dropped_and_that_is_reported(
     dense: onnx.ModelProto, student: onnx.ModelProto, rate: float
 ) -> None:
-    model, training = refiner(dense, rate=rate)(dense, student, None, quiet)
-    assert not training.kept and training.steps < 24 and same(model, student)
-    assert str(training).endswith("steps, without a gain on images held out (2 of 12): weights as refitted")
+    result = refiner(dense, rate=rate)(dense, student, None, quiet)
+    training = result.report
+    assert not training.kept and training.steps < 24 and same(result.model, student)
+    assert str(training).endswith("steps, without a gain on images held out (2 of 12): weights as before")
 
 
 def test_a_step_is_relative_to_the_weights_and_images_held_out_teach_nothing(
@@ -156,6 +161,55 @@ def test_masks_move_and_stay_2to4_at_every_step(
             assert all(layer.sparse for layer in inspect(model).eligible)
     changed = [any(not first[key].equal(second[key]) for key in first) for first, second in pairwise(masks)]
     assert any(changed[:12]) and not any(changed[12:])
+
+
+def test_in_int8_weights_and_ranges_are_trained_and_zeros_stay(
+    dense: onnx.ModelProto, student: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesparse.training.refine.INT8_RATE", 3e-3)
+    qdq = plan(student)
+    start = dict.fromkeys(qdq.readers, 0.05)
+    train = refiner(dense).rounding({**rounding(qdq), "scales": start})
+    result = train(dense, student, tmp_path / "training.pt", quiet)
+    assert result.report.after < 0.95 * result.report.before
+    assert result.scales.keys() == start.keys() and all(scale > 0 for scale in result.scales.values())
+    assert all(result.scales[name] == result.scales[group] for name, group in qdq.scales_of.items())
+    assert not set(result.scales.values()).intersection(start.values())
+    assert all(layer.sparse for layer in inspect(result.model).eligible) and not same(result.model, student)
+    again = train(dense, student, tmp_path / "training.pt", quiet)
+    assert same(again.model, result.model) and again.scales == result.scales and again.report == result.report
+
+
+def test_the_rounded_network_computes_what_its_onnx_file_does(dense: onnx.ModelProto) -> None:
+    import torch
+
+    qdq = plan(dense)
+    scales = dict.fromkeys(qdq.readers, 0.05)
+    lesson = refiner(dense).rounding({**rounding(qdq), "scales": scales}).lesson
+    images = lesson.input(torch.from_numpy(PIXELS[:1]))
+    with torch.no_grad():
+        maps = lesson.student(dense)(images)
+        floats = lesson.network(dense)(images)
+    quantized, _ = quantize(dense, scales)
+    outputs = next(stream(quantized, lambda: [images.numpy()], list(lesson.maps)))
+    for name in lesson.maps:
+        apart = [float(np.square(values.numpy() - outputs[name]).mean()) for values in (maps[name], floats[name])]
+        assert apart[0] < 0.05 * apart[1], name  # a value in the middle between two steps may be rounded either way
+
+
+def test_gradients_of_rounding_are_those_of_learned_step_sizes() -> None:
+    """Esser et al., 2020, equation 3, and gradients of values within the range pass straight through."""
+    torch = pytest.importorskip("torch", reason="torch: needs PyTorch")
+    from edgesparse.training.quantizer import Quantizer
+
+    quantizer = Quantizer(0.1)
+    x = torch.tensor([0.0, 0.26, -0.12, 12.6, 12.8, -40.0], requires_grad=True)
+    factors = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    (quantizer(x) * factors).sum().backward()
+    torch.testing.assert_close(quantizer(x).detach(), torch.tensor([0.0, 0.3, -0.1, 12.6, 12.7, -12.7]))
+    assert x.grad.tolist() == [1, 2, 3, 4, 0, 0]
+    own = 2 * (3 - 2.6) + 3 * (-1 + 1.2) + 5 * 127 - 6 * 127
+    assert quantizer.scale.grad.item() == pytest.approx(own / (6 * 127) ** 0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize(("gpu", "images"), [(False, (4, 0)), (True, (16, 8))])

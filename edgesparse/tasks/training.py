@@ -1,0 +1,39 @@
+"""Training of all weights of a changed model, without labels, as `--steps` asks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgesparse.compress.lesson import compared
+from edgesparse.config import DetectorSpec
+from edgesparse.model.load import Model
+from edgesparse.progress import Progress
+from edgesparse.tasks.inputs import ScoredModel, pixels_of
+
+if TYPE_CHECKING:
+    from edgesparse.training.refine import Refiner
+
+FEATURES = 40
+"""The most tensors inside that the training compares."""
+
+
+def training_values(original: Model, changed: Model, spec: DetectorSpec) -> dict[str, Any]:
+    """Return the values of a training.lessons.Lesson, but for its steps. Raises what `compared` raises."""
+    from edgesparse.training.refine import settings
+
+    return {**compared(original, changed, spec, FEATURES), **settings()}
+
+
+def refiner(scored: ScoredModel, source: str, count: int, steps: int, progress: Progress) -> Refiner:
+    """Return what trains for `steps` on the first `count` images of `source`.
+
+    Raises ModelError, naming the node, where PyTorch cannot run the model.
+    """
+    from edgesparse.training.refine import Refiner
+
+    values = training_values(scored.model, scored.model, scored.spec)
+    progress("reading images", 0, 0)
+    pixels = pixels_of(source, scored.spec.input, count)
+    refiner = Refiner.of(pixels, {**values, "steps": steps})
+    refiner.check(scored.model)
+    return refiner
