@@ -186,9 +186,9 @@ def trained(network: Network, pruned: ModelProto, source: Path, options: argpars
         return {"error": str(error)}
     started, worked = time.perf_counter(), time.process_time()
     file = None if options.keep is None else options.keep / f"{options.case[0]}-{options.steps}-{options.seed}.pt"
-    model, report = refiner(dense, pruned, file, _show)
-    used = _used(started, worked)
-    row = {"steps": report.steps, "seed": options.seed, "score": network.score(model), **used}
+    result = refiner(dense, pruned, file, _show)
+    used, report = _used(started, worked), result.report
+    row = {"steps": report.steps, "seed": options.seed, "score": network.score(result.model), **used}
     return row | {"held_out_before": round(report.before, 4), "held_out_after": round(report.after, 4)}
 
 

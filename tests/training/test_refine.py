@@ -136,7 +136,7 @@ def test_a_step_is_smaller_for_larger_inputs(dense: onnx.ModelProto, student: on
     network = train.lesson.network(student)
     alike = network.magnitudes()
     training = _Training(train, train.lesson.network(dense), network, None)
-    assert training.masks.inputs
+    assert training.masks is not None and training.masks.inputs
     for key, weight in network.weights.items():
         torch.testing.assert_close(training.sizes[weight], alike[weight] / training.masks.inputs.get(key, 1.0))
 
@@ -209,6 +209,7 @@ def test_gradients_of_rounding_are_those_of_learned_step_sizes() -> None:
     torch.testing.assert_close(quantizer(x).detach(), torch.tensor([0.0, 0.3, -0.1, 12.6, 12.7, -12.7]))
     assert x.grad.tolist() == [1, 2, 3, 4, 0, 0]
     own = 2 * (3 - 2.6) + 3 * (-1 + 1.2) + 5 * 127 - 6 * 127
+    assert quantizer.scale.grad is not None
     assert quantizer.scale.grad.item() == pytest.approx(own / (6 * 127) ** 0.5, rel=1e-4)
 
 
