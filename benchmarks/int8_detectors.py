@@ -1,7 +1,7 @@
 """INT8 without labels of four detectors: what it costs in mAP, how it shifts confidences, and what other tools lose.
 
     python benchmarks/int8_detectors.py [--only NAME ...] [--case int8 halves pruned peers] [--images N]
-        [--pruned FOLDER] [--environment FOLDER] [--work FOLDER] [--save]
+        [--pruned FOLDER] [--environment FOLDER] [--steps N [--seed N]] [--work FOLDER] [--save]
 
 No label is used. Cases:
 
@@ -12,6 +12,9 @@ No label is used. Cases:
 - pruned: `int8` of NAME-half.onnx in --pruned, the detector with half of its eligible multiply-accumulates 2:4.
 - peers: NVIDIA ModelOpt and ONNX Runtime's quantizer on the images of `int8`, by themselves and with the head in float,
   which edgesparse keeps in float by rule; they run in the environment that int8_accuracy.py makes, in --environment.
+
+With --steps, weights and ranges are then trained on the images of the case, as `edgesparse quantize --steps` does; the
+rows of int8, halves and pruned are then named "int8, trained", and for another seed than 0 "int8, trained, seed N".
 
 Each case's result is stored in --work, if passed, and not measured again unless a part of it failed: a run that was
 stopped continues there. --save replaces the cases that ran in benchmarks/results/int8_detectors.json; one that could
@@ -25,8 +28,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -41,16 +44,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import RESULTS, machine, save
 from benchmarks.int8_accuracy import TITLES, by_peer, environment, int8_share, report_of
 from edgesparse.builder.confidence import CorrectedConfidences, correct_confidences
-from edgesparse.int8.recover import Recovered, recover
+from edgesparse.compress.lesson import rounding
+from edgesparse.errors import ModelError
+from edgesparse.int8.placement import QdqPlan
+from edgesparse.int8.recover import Recovered, RecoverOptions, recover
 from edgesparse.model.load import Model
 from edgesparse.model.wiring import reads
-from edgesparse.progress import quiet
+from edgesparse.progress import Progress, quiet
+from edgesparse.refinement import Trained
 from edgesparse.runtime.confidence_shift import LOW, confidence_shift
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.evaluate import ModelScorer, opened
 from edgesparse.runtime.images import ImageBatches, image_files, read_image
 from edgesparse.runtime.labels.read import Labels
 from edgesparse.tasks.inputs import ScoredModel, as_recipe, read_model
+from edgesparse.tasks.training import training_values
 
 MODELS = ("FastestDet", "deimv2_atto", "nanodet_m_416", "yolox_nano")
 PEERS = (("modelopt", "entropy"), ("onnxruntime", "Percentile"))
@@ -66,6 +74,14 @@ class Inputs:
     images: int
     pruned: Path | None
     environment: Path | None
+    steps: int
+    seed: int
+
+    def title(self, case: str) -> str:
+        """What a case's row is called."""
+        if not self.steps or case == "peers":
+            return case
+        return f"{case}, trained" + (f", seed {self.seed}" if self.seed else "")
 
 
 class Measurement:
@@ -87,7 +103,9 @@ class Measurement:
         return read_model(as_recipe(file, "coco"), images, self._inputs.images, None, quiet)
 
     def _int8(self) -> Row:
-        row, plain, corrected = _recovered(self._source, self._source.images)
+        row, plain, corrected = _recovered(
+            self._source, self._source.images, self._options(self._source, self._training)
+        )
         row |= {"fp32": self._scores(self._source.model), "int8": self._scores(corrected.result.quantized)}
         row["confidence_uncorrected"] = self._shift(plain.quantized)
         row["confidence"] = self._shift(corrected.result.quantized)
@@ -97,7 +115,8 @@ class Measurement:
         files = image_files(self._inputs.real / "unlabelled")
         middle, rows = len(files) // 2, []
         for part in (files[:middle], files[middle:]):
-            result = recover(self._source.model, ImageBatches.from_files(part, self._source.spec.input))
+            options = self._options(self._source, part)
+            result = recover(self._source.model, ImageBatches.from_files(part, self._source.spec.input), options)
             rows.append({**_described(result), "images": len(part), "int8": self._scores(result.quantized)})
         return {"first": rows[0], "second": rows[1]}
 
@@ -106,8 +125,30 @@ class Measurement:
         if self._inputs.pruned is None or not file.exists():
             return {"error": f"no {file.name}: pass its folder with --pruned"}
         source = self._read(file)
-        row, _, corrected = _recovered(source, source.images)
+        row, _, corrected = _recovered(source, source.images, self._options(source, self._training))
         return row | {"fp32": self._scores(source.model), "int8": self._scores(corrected.result.quantized)}
+
+    @property
+    def _training(self) -> Sequence[Path]:
+        return image_files(self._inputs.real / "coco_mini/train")[: self._inputs.images]
+
+    def _options(self, source: ScoredModel, files: Sequence[Path]) -> RecoverOptions:
+        """How to quantize, with the training on `files` if there is one. Raises ModelError if it cannot be trained."""
+        if not self._inputs.steps:
+            return RecoverOptions()
+        from edgesparse.training.refine import Refiner
+
+        plain = source.spec.input.model_copy(update={"scale": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
+        pixels = np.concatenate(list(ImageBatches.from_files(files, plain)())).clip(0, 255).astype(np.uint8)
+        values = training_values(source.model, source.model, source.spec)
+        refiner = Refiner.of(pixels, {**values, "steps": self._inputs.steps, "seed": self._inputs.seed})
+
+        def train(
+            original: Model, changed: Model, qdq: QdqPlan, scales: Mapping[str, float], progress: Progress
+        ) -> Trained:
+            return refiner.rounding({**rounding(qdq), "scales": scales})(original, changed, None, progress)
+
+        return RecoverOptions(train=train)
 
     def _peers(self) -> Row:
         rows: Row = {}
@@ -169,10 +210,12 @@ def head_of(model: ModelProto) -> list[str]:
     return head
 
 
-def _recovered(source: ScoredModel, images: ImageBatches) -> tuple[Row, Recovered, CorrectedConfidences]:
+def _recovered(
+    source: ScoredModel, images: ImageBatches, options: RecoverOptions
+) -> tuple[Row, Recovered, CorrectedConfidences]:
     """INT8 of a detector as the verb makes it, before and after the correction of confidences."""
     started = time.perf_counter()
-    plain = recover(source.model, images)
+    plain = recover(source.model, images, options)
     row: Row = {"seconds": round(time.perf_counter() - started, 1)}
     corrected = correct_confidences(source.model, plain, images, source.spec)
     row |= {"seconds_corrected": round(time.perf_counter() - started, 1), "correction": corrected.note}
@@ -182,18 +225,23 @@ def _recovered(source: ScoredModel, images: ImageBatches) -> tuple[Row, Recovere
 def _described(result: Recovered) -> Row:
     kept = [layer.name for layer in result.report.kept if layer.why.startswith("kept")]
     share = round(100 * result.report.share, 1)
-    return {"int8_conv_macs_percent": share, "change": result.report.steps[-1].change, "kept_by_change": kept}
+    row: Row = {"int8_conv_macs_percent": share, "change": result.report.steps[-1].change, "kept_by_change": kept}
+    if result.report.training is not None:
+        row["training"] = asdict(result.report.training)
+    return row
 
 
-def stored(work: Path | None, name: str, case: str, measure: Callable[[], Row]) -> Row:
-    """The result of `measure`, or of an earlier call with the same `work`."""
-    path = None if work is None else work / f"{name}-{case}.json"
+def stored(work: Path | None, name: str, case: str, options: str, measure: Callable[[], Row]) -> Row:
+    """The result of `measure`, or of an earlier call with the same `work`; `options` are those of the command."""
+    path = None if work is None else work / f"{name}-{case}{options.replace(' ', '')}.json"
     if path is not None and path.exists():
         return dict(json.loads(path.read_text()))
-    command = (
-        f"python benchmarks/int8_detectors.py --only {name} --case {case} --save"  # paths are specific to this machine
-    )
-    row = {**machine(), "command": command, **measure()}
+    # without paths, which are specific to this machine
+    command = f"python benchmarks/int8_detectors.py --only {name} --case {case}{options} --save"
+    try:
+        row = {**machine(), "command": command, **measure()}
+    except ModelError as error:
+        row = {"error": str(error)}
     print(name, case, json.dumps(row)[:300], file=sys.stderr, flush=True)
     if path is not None and not _failed(row):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,13 +264,17 @@ def main() -> None:
     parser.add_argument("--environment", type=Path, help="Folder of the peers' environment; made if it is not there.")
     parser.add_argument("--work", type=Path, help="Folder of results so far; a run continues there.")
     parser.add_argument("--save", action="store_true", help="Write results/int8_detectors.json.")
+    parser.add_argument("--steps", type=int, default=0, help="Train weights and ranges for so many steps.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the training.")
     arguments = parser.parse_args()
-    inputs = Inputs(arguments.real, arguments.images, arguments.pruned, arguments.environment)
+    steps, seed = arguments.steps, arguments.seed
+    inputs = Inputs(arguments.real, arguments.images, arguments.pruned, arguments.environment, steps, seed)
+    options = "".join(f" --{name} {value}" for name, value in (("steps", steps), ("seed", seed)) if value)
     measurements = {name: Measurement(inputs, name).cases for name in arguments.only}
     rows: dict[str, Row] = {name: {} for name in measurements}
     for case in arguments.case:
         for name, measure in measurements.items():
-            rows[name][case] = stored(arguments.work, name, case, measure[case])
+            rows[name][inputs.title(case)] = stored(arguments.work, name, case, options, measure[case])
     save("int8_detectors", {"images": arguments.images, "rows": merged(rows)}, arguments.save)
 
 

@@ -64,7 +64,7 @@ def test_a_case_of_which_one_part_failed_is_measured_again(tmp_path: Path) -> No
 
     parts: list[dict[str, Any]] = [{"error": "killed"}, {"seconds": 1}]
     left = iter(parts)
-    rows = [stored(tmp_path, "yolox_nano", "peers", lambda: {"ModelOpt": next(left)}) for _ in range(3)]
+    rows = [stored(tmp_path, "yolox_nano", "peers", "", lambda: {"ModelOpt": next(left)}) for _ in range(3)]
     assert [row["ModelOpt"] for row in rows] == [*parts, parts[-1]]
 
 
