@@ -49,7 +49,7 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
     type=options.Count(0),
     default=0,
     metavar="N",
-    help="Then train weights and ranges for N steps (PyTorch).",
+    help="Then train weights and ranges (PyTorch).",
 )
 @click.option("--state", type=options.PATH, metavar="FOLDER", help="Save the training here, to resume it.")
 @options.names
@@ -57,7 +57,7 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 @options.force
 @options.as_json
 def quantize(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
-    """Write a model with Q/DQ for INT8, calibrated on images, without labels.
+    """Write a model with Q/DQ for INT8, calibrated on images.
 
     Placement fuse puts Q/DQ after the activations; sparse also directly after each 2:4 layer, where TensorRT's sparse
     INT8 kernels need it. With --max-drop or --min-map, as few layers as possible stay in float: those that lose most

@@ -54,6 +54,8 @@ class QuantizeKeywords(TypedDict, total=False):
     annotated_images: str | Path | None
     keep: Sequence[str]
     exact: bool
+    steps: int
+    state: str | Path | None
     calibration: str | Path | None
     from_table: str | Path | None
     table: str | Path | None

@@ -31,6 +31,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # a page may prune and quantize several times: minutes of a busy core
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_what_a_page_shows_runs(page: Path, reader: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(reader, tmp_path / "reader")
