@@ -30,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -44,21 +44,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import RESULTS, machine, save
 from benchmarks.int8_accuracy import TITLES, by_peer, environment, int8_share, report_of
 from edgesparse.builder.confidence import CorrectedConfidences, correct_confidences
-from edgesparse.compress.lesson import rounding
 from edgesparse.errors import ModelError
-from edgesparse.int8.placement import QdqPlan
 from edgesparse.int8.recover import Recovered, RecoverOptions, recover
 from edgesparse.model.load import Model
 from edgesparse.model.wiring import reads
-from edgesparse.progress import Progress, quiet
-from edgesparse.refinement import Trained
+from edgesparse.progress import quiet
 from edgesparse.runtime.confidence_shift import LOW, confidence_shift
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.evaluate import ModelScorer, opened
 from edgesparse.runtime.images import ImageBatches, image_files, read_image
 from edgesparse.runtime.labels.read import Labels
-from edgesparse.tasks.inputs import ScoredModel, as_recipe, read_model
-from edgesparse.tasks.training import training_values
+from edgesparse.tasks.inputs import ScoredModel, as_recipe, pixels, read_model
+from edgesparse.tasks.training import int8_trainer, training_values
 
 MODELS = ("FastestDet", "deimv2_atto", "nanodet_m_416", "yolox_nano")
 PEERS = (("modelopt", "entropy"), ("onnxruntime", "Percentile"))
@@ -138,17 +135,10 @@ class Measurement:
             return RecoverOptions()
         from edgesparse.training.refine import Refiner
 
-        plain = source.spec.input.model_copy(update={"scale": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
-        pixels = np.concatenate(list(ImageBatches.from_files(files, plain)())).clip(0, 255).astype(np.uint8)
+        images = pixels(source.spec.input, partial(ImageBatches.from_files, files))
         values = training_values(source.model, source.model, source.spec)
-        refiner = Refiner.of(pixels, {**values, "steps": self._inputs.steps, "seed": self._inputs.seed})
-
-        def train(
-            original: Model, changed: Model, qdq: QdqPlan, scales: Mapping[str, float], progress: Progress
-        ) -> Trained:
-            return refiner.rounding({**rounding(qdq), "scales": scales})(original, changed, None, progress)
-
-        return RecoverOptions(train=train)
+        refiner = Refiner.of(images, {**values, "steps": self._inputs.steps, "seed": self._inputs.seed})
+        return RecoverOptions(train=int8_trainer(refiner))
 
     def _peers(self) -> Row:
         rows: Row = {}

@@ -45,9 +45,7 @@ if TYPE_CHECKING:
     metavar="MODEL.onnx",
     help="Also start here; repeatable.",
 )
-@click.option(
-    "--steps", type=options.Count(0), default=0, metavar="N", help="Then train 2:4 weights for N steps (PyTorch)."
-)
+@options.steps("2:4 weights")
 @click.option("--build", type=options.Count(0), default=0, metavar="N", help="Build and time the N fastest here.")
 @options.names
 @options.force

@@ -181,6 +181,12 @@ def device(function: Verb) -> Verb:
     return click.option("--device", type=BoardType(), metavar="BOARD", help=text)(function)
 
 
+def steps(weights: str) -> Callable[[Verb], Verb]:
+    """--steps: how long these weights are trained."""
+    text = f"Then train {weights} for N steps (PyTorch)."
+    return click.option("--steps", type=Count(0), default=0, metavar="N", help=text)
+
+
 def names(function: Verb) -> Verb:
     """--names."""
     option = click.option("--names", type=TEXT, metavar="FILE", help="Read class names from this file, or 'coco'.")

@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Lose at most this many points of mAP.")
 @options.device
-@click.option(
-    "--steps", type=options.Count(0), default=0, metavar="N", help="Then train all weights for N steps (PyTorch)."
-)
+@options.steps("all weights")
 @options.labels()
 @options.annotated_images("--annotated-images")
 @options.names

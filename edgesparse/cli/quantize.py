@@ -44,13 +44,7 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
 @click.option("--calibration", type=options.PATH, metavar="FILE", help="Reuse ranges from this file, or write it.")
 @click.option("--from-table", type=options.PATH, metavar="FILE", help="Read ranges from TensorRT's table.")
 @click.option("--table", type=options.PATH, metavar="FILE", help="Write a table for TensorRT and its model.")
-@click.option(
-    "--steps",
-    type=options.Count(0),
-    default=0,
-    metavar="N",
-    help="Then train weights and ranges (PyTorch).",
-)
+@options.steps("all weights")
 @click.option("--state", type=options.PATH, metavar="FOLDER", help="Save the training here, to resume it.")
 @options.names
 @options.html

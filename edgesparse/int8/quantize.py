@@ -115,7 +115,7 @@ def quantize(
     2:4.
     """
     qdq = plan(model, placement, keep)
-    shared = _shared_scales(qdq, scales)
+    shared = shared_scales(qdq, scales)
     weights = {layer_name(kernel.node): weight_scale(kernel) for kernel in qdq.kernels}
     written = upgraded(model)
     write(written, qdq, shared, weights)
@@ -142,7 +142,7 @@ def _positive(scale: Array) -> Scales:
     return np.where(scale > 0, np.maximum(scale, TINY), 1).astype(np.float32)
 
 
-def _shared_scales(qdq: QdqPlan, scales: Mapping[str, float]) -> dict[str, float]:
+def shared_scales(qdq: QdqPlan, scales: Mapping[str, float]) -> dict[str, float]:
     """Return the scale of each quantized tensor: the largest of all that share it. Raises CalibrationError."""
     largest: defaultdict[str, float] = defaultdict(float)
     for name, group in qdq.scales_of.items():

@@ -19,7 +19,7 @@ from edgesparse.int8.bias_correction import Corrected, correct_biases
 from edgesparse.int8.calibration import Calibration, CalibrationOptions, Range, calibrate, from_scales
 from edgesparse.int8.equalize import Equalized, equalize
 from edgesparse.int8.placement import Placement, QdqPlan, plan
-from edgesparse.int8.quantize import TOP, QuantizeReport, calibrated_tensors, quantize
+from edgesparse.int8.quantize import TOP, QuantizeReport, calibrated_tensors, quantize, shared_scales
 from edgesparse.int8.recover_report import RecoveredLayer, RecoverReport, RecoveryStep
 from edgesparse.int8.sensitivity import Sensitivity, cheap, sensitivities
 from edgesparse.knapsack import Choice, pick
@@ -236,9 +236,8 @@ class _Recovery:
         """Return the model with trained weights, and its scales in `scales`: as before where that is not better on the
         images held out, or leaves less than `allowed` points.
         """
-        written = self.quantized(corrected.model)[1]
         qdq = plan(corrected.model, self.options.placement, self.keep)
-        trained = train(model, corrected.model, qdq, written.scales, self.progress)
+        trained = train(model, corrected.model, qdq, shared_scales(qdq, self.scales), self.progress)
         before, self.training = dict(self.scales), trained.report
         if not trained.report.kept:
             return corrected

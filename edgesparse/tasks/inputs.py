@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -143,9 +143,13 @@ def pixels_of(source: str, spec: InputSpec, count: int) -> NDArray[np.uint8]:
 
     Raises SourceError, ImageError.
     """
+    return pixels(spec, lambda plain: image_batches(source, plain, count))
+
+
+def pixels(spec: InputSpec, batches_of: Callable[[InputSpec], ImageBatches]) -> NDArray[np.uint8]:
+    """The images of `batches_of` as `pixels_of` returns them; it is called with an input that scales no values."""
     plain = spec.model_copy(update={"scale": 1.0, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
-    batches = image_batches(source, plain, count)
-    return np.concatenate([batch.clip(0, 255).astype(np.uint8) for batch in batches()])
+    return np.concatenate([batch.clip(0, 255).astype(np.uint8) for batch in batches_of(plain)()])
 
 
 def need_torch(what: str) -> None:

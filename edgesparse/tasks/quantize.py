@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -13,7 +13,6 @@ import numpy as np
 
 from edgesparse.builder.confidence import CorrectedConfidences, correct_confidences
 from edgesparse.compress.cost import int8_gains
-from edgesparse.compress.lesson import rounding
 from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import Recipe
 from edgesparse.disk import check_folder
@@ -21,7 +20,7 @@ from edgesparse.errors import CalibrationError, ConfigError, ModelError
 from edgesparse.files import read_checked
 from edgesparse.int8 import calibration_table, page
 from edgesparse.int8.calibration import Calibration, CalibrationOptions
-from edgesparse.int8.placement import Placement, QdqPlan
+from edgesparse.int8.placement import Placement
 from edgesparse.int8.recover import IMAGES, Recovered, RecoverOptions, Train, recover
 from edgesparse.int8.recover_report import RecoverReport, RecoveryStep
 from edgesparse.int8.representative import size_warnings
@@ -31,7 +30,6 @@ from edgesparse.model.outputs import ReferenceOutputs
 from edgesparse.pages.shifts import shift_tables
 from edgesparse.predict import boards
 from edgesparse.progress import Progress, quiet
-from edgesparse.refinement import Trained
 from edgesparse.runtime.images import ImageBatches
 from edgesparse.tasks.inputs import (
     ScoredModel,
@@ -44,7 +42,7 @@ from edgesparse.tasks.inputs import (
     read_model,
     static_model,
 )
-from edgesparse.tasks.training import refiner
+from edgesparse.tasks.training import int8_trainer, refiner
 from edgesparse.tasks.writing import check_outputs, write
 
 OVER_LIMIT = "not corrected: with the correction more is lost than --max-drop or --min-map allows"
@@ -223,17 +221,10 @@ def _training(scored: ScoredModel, options: QuantizeOptions, progress: Progress)
     if folder is not None:
         check_folder(folder)
     prepared = refiner(scored, str(options.images), options.count, options.steps, progress)
-
-    def train(
-        original: Model, changed: Model, qdq: QdqPlan, scales: Mapping[str, float], progress: Progress
-    ) -> Trained:
-        checkpoint = None
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            checkpoint = folder / "training.pt"
-        return prepared.rounding({**rounding(qdq), "scales": scales})(original, changed, checkpoint, progress)
-
-    return train
+    if folder is None:
+        return int8_trainer(prepared)
+    folder.mkdir(parents=True, exist_ok=True)
+    return int8_trainer(prepared, folder / "training.pt")
 
 
 def _corrected(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.compress.lesson import compared
+from edgesparse.compress.lesson import compared, rounding
 from edgesparse.config import DetectorSpec
+from edgesparse.int8.placement import QdqPlan
+from edgesparse.int8.recover import Train
 from edgesparse.model.load import Model
 from edgesparse.progress import Progress
+from edgesparse.refinement import Trained
 from edgesparse.tasks.inputs import ScoredModel, pixels_of
 
 if TYPE_CHECKING:
@@ -37,3 +42,14 @@ def refiner(scored: ScoredModel, source: str, count: int, steps: int, progress: 
     refiner = Refiner.of(pixels, {**values, "steps": steps})
     refiner.check(scored.model)
     return refiner
+
+
+def int8_trainer(refiner: Refiner, checkpoint: Path | None = None) -> Train:
+    """Return what trains a model with the refiner, rounded to INT8; `checkpoint` is the file to continue from."""
+
+    def train(
+        original: Model, changed: Model, qdq: QdqPlan, scales: Mapping[str, float], progress: Progress
+    ) -> Trained:
+        return refiner.rounding({**rounding(qdq), "scales": scales})(original, changed, checkpoint, progress)
+
+    return train
