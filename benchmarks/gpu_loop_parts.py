@@ -89,17 +89,32 @@ def bare(setup: Setup, seconds: float = 0.7) -> float:
     return setup.batch * runs / (now - begun)
 
 
-def path(setup: Setup, detector: Detector, seconds: float = 0.7) -> float:
+def near(setup: Setup, detector: Detector) -> list[Any]:
+    """Frames of two batches in page-locked memory."""
+    frames = [detector.frame_buffer(HD) for _ in range(2 * setup.batch)]
+    for seed, frame in enumerate(frames):
+        frame[...] = image(seed)
+    return frames
+
+
+def on_gpu(setup: Setup) -> list[Any]:
+    """Frames of two batches in GPU memory, which is what any memory of a board is."""
+    from pycuda import gpuarray
+
+    from edgesparse.backends.cuda import gpu as cuda
+
+    with cuda.gpu():
+        return [gpuarray.to_gpu(image(seed)) for seed in range(2 * setup.batch)]
+
+
+def path(setup: Setup, detector: Detector, frames: Sequence[Any], seconds: float = 0.7) -> float:
     """Frames per second of the detector alone, with every slot busy."""
-    near = [detector.frame_buffer(HD) for _ in range(2 * setup.batch)]
-    for seed, buffer in enumerate(near):
-        buffer[...] = image(seed)
     count, begun = 0, time.perf_counter()
     while (now := time.perf_counter()) - begun < seconds:
         if detector.in_flight == detector.depth:
             detector.collect()
         first = count % 2 * setup.batch
-        detector.submit(near[first : first + setup.batch])
+        detector.submit(frames[first : first + setup.batch])
         count += 1
     while detector.in_flight:
         detector.collect()
@@ -120,7 +135,10 @@ def memory(setup: Setup, until: float) -> dict[str, Any]:
     with setup.detector(run) as detector:
         ways = Ways(setup, run, detector, in_memory)
         result: dict[str, Any] = {"where": detector.where, "depth": detector.depth}
-        result["detector_alone_frames_a_second"] = round(path(setup, detector), 1)
+        result["detector_alone_frames_a_second"] = round(path(setup, detector, near(setup, detector)), 1)
+        if setup.backend == "tensorrt":
+            with_gpu_frames = path(setup, detector, on_gpu(setup))
+            result["detector_alone_frames_in_gpu_memory_frames_a_second"] = round(with_gpu_frames, 1)
         share = max(2.0, min(3.0, (until - time.monotonic() - 6) / 2))
         result["run"] = ways.as_run(share)
         result["service"] = ways.as_service(share)

@@ -177,6 +177,32 @@ class Event:
         return 0.25 * (end.at - self.at)
 
 
+class Memcpy2D:
+    """A copy of rows to GPU memory; its attributes are pycuda's."""
+
+    def __init__(self, fake: Fake) -> None:
+        self.fake, self.src_x_in_bytes, self.dst_x_in_bytes = fake, 0, 0
+        self.src_pitch = self.dst_pitch = self.width_in_bytes = self.height = 0
+
+    def set_src_host(self, host: NDArray[Any]) -> None:
+        self.source = host
+
+    def set_dst_device(self, memory: int) -> None:
+        self.to = memory
+
+    def __call__(self, stream: Stream) -> None:
+        end = (self.height - 1) * self.dst_pitch + self.dst_x_in_bytes + self.width_in_bytes
+        assert self.dst_x_in_bytes + self.width_in_bytes <= self.dst_pitch
+        assert end <= self.fake.memory[self.to].nbytes and end <= self.source.nbytes
+        self.fake.enqueue(self._rows)
+
+    def _rows(self) -> None:
+        self.fake.copies += 1
+        for row in range(self.height):
+            to, source = self.to + self.dst_x_in_bytes, self.source.ctypes.data + self.src_x_in_bytes
+            ctypes.memmove(to + row * self.dst_pitch, source + row * self.src_pitch, self.width_in_bytes)
+
+
 def _device(fake: Fake) -> Any:
     """The class pycuda.driver.Device, with one device."""
 
@@ -225,6 +251,7 @@ def _driver(fake: Fake) -> SimpleNamespace:
         Event=lambda: Event(fake),
         memcpy_htod_async=htod,
         memcpy_dtoh_async=dtoh,
+        Memcpy2D=lambda: Memcpy2D(fake),
     )
 
 

@@ -182,3 +182,32 @@ def test_a_second_detector_takes_over_the_runner_of_one_that_was_released(fake: 
         contexts = first.runner._held["contexts"]  # type: ignore[attr-defined]
         assert len(contexts) == (1 if fake.integrated else 2), "used again"
     first.runner.close()
+
+
+@pytest.mark.parametrize("height", [50, 192, 256])
+def test_a_gpu_with_its_own_memory_copies_the_rows_it_reads_of_a_batch(fake: Fake, tmp_path: Path, height: int) -> None:
+    """192 and 256 rows become 64: one of three, and two of four, are copied."""
+    fake.answers = answers("yolov8", 2, 1, 0.2)
+    with detector(fake, tmp_path, batch=2) as detect:
+        near = detect.frame_buffer((height, 96, 3))
+        for seed in range(3):
+            near[...] = still(height, 96, seed=seed)
+            copies = fake.copies
+            detect.detect([near, other := still(height, 96, seed=seed + 9)])
+            assert fake.seen is not None and (fake.copies >= copies + 2) == (not fake.integrated)
+            for seen, frame in zip(fake.seen, (near, other), strict=True):
+                np.testing.assert_allclose(seen, expected(frame, "bgr", InputSpec(size=SIZE)), atol=0.004)
+
+
+def test_without_memory_for_copies_frames_are_read_where_they_are(
+    fake: Fake, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.answers = answers("yolov8", 2, 1, 0.2)
+    with caplog.at_level("INFO"), detector(fake, tmp_path, batch=2) as detect:
+        fake.room = 100
+        frames = [still(50, 70, seed=seed) for seed in range(2)]
+        for _ in range(3):
+            detect.detect(frames)
+            assert fake.seen is not None
+            np.testing.assert_allclose(fake.seen[0], expected(frames[0], "bgr", InputSpec(size=SIZE)), atol=0.004)
+    assert ("no GPU memory for copies of frames" in caplog.text) == (not fake.integrated)

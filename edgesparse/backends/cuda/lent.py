@@ -22,7 +22,7 @@ class Lent:
     """
 
     def __init__(self, stream: Any) -> None:
-        self._stream, self._event, self._frames = stream, ctypes.c_void_p(), list[DeviceFrame]()
+        self.stream, self._event, self._frames = stream, ctypes.c_void_p(), list[DeviceFrame]()
         self._type, self._device = ctypes.c_uint(), ctypes.c_int()
         self._context, self._ours = ctypes.c_void_p(), ctypes.c_void_p()
         self._attributes = (ctypes.c_int * 3)(_MEMORY_TYPE, _DEVICE, _CONTEXT)
@@ -67,7 +67,7 @@ class Lent:
             if not self._event:
                 graph.check(cuda.cuEventCreate(ctypes.byref(self._event), _NO_TIMING), "an event")
             graph.check(cuda.cuEventRecord(self._event, frame.stream), "the stream that writes a frame")
-            graph.check(cuda.cuStreamWaitEvent(self._stream.handle, self._event, 0), "waiting for a frame")
+            graph.check(cuda.cuStreamWaitEvent(self.stream.handle, self._event, 0), "waiting for a frame")
         self._frames.append(frame)
         return frame.address
 

@@ -56,7 +56,9 @@ class CudaSlot(Slot):
     """A slot whose work is one graph per number of frames.
 
     The letterbox reads frames directly from page-locked memory, and only the rows it needs; other frames are copied
-    into page-locked memory of the slot first. Their addresses and sizes are arguments of the letterbox, which the graph
+    into page-locked memory of the slot first. For batches of several images a GPU with its own memory copies these rows
+    into it instead: its copy engine does that while another batch runs, whose kernels the letterbox would otherwise
+    delay, waiting for the bus. Their addresses and sizes are arguments of the letterbox, which the graph
     updates before a launch. `plain`: why there is no graph, if capture is impossible; then the steps are enqueued one
     by one. Raises BuildError, MemoryBudgetExceeded.
     """
@@ -82,7 +84,8 @@ class CudaSlot(Slot):
         self._format = self._engine.formats.get(plan.image) or ImageFormat(image.dtype)
         self.batch, self._size = image.shape[0], plan.spec.size
         self._compact: Launch | None = None
-        self._done, self._images = self._gpu.event(), [Image(self._gpu, self._lent) for _ in range(self.batch)]
+        copied = self._memory if self.batch > 1 and plan.depth > 1 and not self._gpu.integrated else None
+        self._done, self._images = self._gpu.event(), [Image(self._gpu, self._lent, copied) for _ in range(self.batch)]
         self._places: list[Place | None] = [None] * self.batch
         self._descriptions = np.zeros(IMAGES, IMAGE)
         self._addresses = self._descriptions["data"]
