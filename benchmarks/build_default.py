@@ -1,8 +1,9 @@
 """`edgesparse build` of the default detector with every candidate, and again inside small memory budgets.
 
-    python benchmarks/build_default.py [--only fp16 | --quick] [--budget '1 GB'] [--state FOLDER] [--save]
+    python benchmarks/build_default.py [--only fp16 | --quick] [--budget '1 GB'] [--target FILE] [--state FOLDER] [--save]
 
 Without --budget: all candidates (or those of --only), scored on images of the demo scene, with the report page. With
+--target, a recipe or a model is built instead, and nothing is scored. With
 --budget, which may be repeated: a build within each, with the measured peak. Each part's results are added to
 benchmarks/results/build_default.json under a name of their own, so that parts can be run separately.
 
@@ -34,6 +35,7 @@ from edgesparse.errors import EdgeSparseError
 from edgesparse.package.manifest import Candidate, Manifest
 
 ROOT = Path(__file__).resolve().parents[1]
+DEFAULT = Path("demo")
 UNSEEN = 1_000_000
 """Seed of the first image to score on, far from the training seeds."""
 
@@ -41,7 +43,7 @@ UNSEEN = 1_000_000
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--backend", default="tensorrt")
-    parser.add_argument("--target", type=Path, default=Path("demo"), help="recipe or model [the default detector]")
+    parser.add_argument("--target", type=Path, default=DEFAULT, help="recipe or model [the default detector]")
     parser.add_argument("--only", action="append", metavar="CANDIDATE")
     parser.add_argument("--quick", action="store_true", help="as `edgesparse build --quick`")
     parser.add_argument("--budget", action="append", metavar="SIZE")
@@ -157,11 +159,12 @@ def main() -> None:
         os.environ["EDGESPARSE_STATE"] = str(state_folder(arguments, Path(folder)).absolute())
         for memory in arguments.budget or [None]:
             scene = None
-            if memory is None and find_spec("pycocotools"):
+            if memory is None and arguments.target == DEFAULT and find_spec("pycocotools"):
                 scene = Path(folder) / "scene"
                 export(scene, arguments.images, UNSEEN)
             which = "quick" if arguments.quick else " ".join(arguments.only or ["all"])
-            name = f"{arguments.backend}, {memory or 'no budget'}, {which}"
+            target = "" if arguments.target == DEFAULT else f", {arguments.target.stem}"
+            name = f"{arguments.backend}, {memory or 'no budget'}, {which}{target}"
             keep(arguments, name, build_once(arguments, scene, Path(folder) / "engines", memory))
 
 
