@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def prepare(options: argparse.Namespace) -> None:
     chosen = StudentOptions(
         options.relu, options.sparse, options.int8, options.minutes, batch=options.batch, rate=options.rate
     )
-    prepare_lesson(model, model, spec, chosen).write(options.folder, pixels)
+    prepared = prepare_lesson(model, model, spec, chosen)
+    values = {"feature_weight": 4.0, **prepared.values, "strong": options.strong}
+    replace(prepared, values=values).write(options.folder, pixels)
     print(f"{len(pixels)} images; next: python benchmarks/distill.py train {options.folder}")
 
 
@@ -103,8 +106,9 @@ def main() -> None:
             verb.add_argument("--sparse", type=float, default=0.0)
             verb.add_argument("--minutes", type=float, default=9.0)
             verb.add_argument("--images", type=int, default=0, help="train on so many of the images")
-            verb.add_argument("--batch", type=int, default=32)
-            verb.add_argument("--rate", type=float, default=5e-4)
+            verb.add_argument("--batch", type=int, default=16)
+            verb.add_argument("--strong", type=int, default=8, help="change so many images per step strongly")
+            verb.add_argument("--rate", type=float, default=1e-3)
         if function is score:
             verb.add_argument("--save", action="store_true")
     options = parser.parse_args()

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     help="Train for this many minutes.",
 )
 @click.option(
-    "--batch", type=options.COUNT, default=32, show_default=True, metavar="N", help="Use this many images per step."
+    "--batch", type=options.COUNT, metavar="N", help="Use this many images per step (default: 4, on a GPU 16)."
 )
 @click.option(
-    "--rate", type=options.POSITIVE, default=5e-4, show_default=True, metavar="R", help="Set the learning rate."
+    "--rate", type=options.POSITIVE, metavar="R", help="Set the learning rate (default: 5e-4, on a GPU 1e-3)."
 )
 @click.option("--state", type=options.PATH, metavar="FOLDER", help="Keep checkpoints in this folder.")
 @options.labels()

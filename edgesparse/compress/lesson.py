@@ -31,7 +31,8 @@ BINS = {"yolov8-maps": 16, "nanodet-maps": 8}
 class StudentOptions:
     """How the student differs from the teacher: `relu`, `sparse` (share of all MACs that is 2:4, 0 to 1), `int8`.
 
-    `minutes`, `steps`, `batch` and `rate` (learning rate) describe the training.
+    `minutes`, `steps`, `batch` and `rate` (learning rate, relative to the weights) describe the training; None for what
+    suits the machine that trains.
     """
 
     relu: bool = False
@@ -39,8 +40,8 @@ class StudentOptions:
     int8: bool = False
     minutes: float = 10.0
     steps: int = 1_000_000
-    batch: int = 32
-    rate: float = 5e-4
+    batch: int | None = None
+    rate: float | None = None
 
 
 def channels_of(head: str, count: int) -> dict[str, Any]:
@@ -94,7 +95,9 @@ def prepare_lesson(
     values |= {
         "blend": blend,
         "placement": placement_of(student),
-        **{name: getattr(options, name) for name in ("minutes", "steps", "batch", "rate")},
+        "minutes": options.minutes,
+        "steps": options.steps,
+        **{name: value for name in ("batch", "rate") if (value := getattr(options, name)) is not None},
     }
     if options.int8:
         values |= rounding(plan(student, values["placement"]))

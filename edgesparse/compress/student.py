@@ -15,8 +15,8 @@ from edgesparse.model.wiring import Array, Wiring, attribute
 from edgesparse.sparsity import mask
 from edgesparse.sparsity.inspect import inspect
 
-FEATURES = 8
-"""The most tensors inside the networks that a student whose channels differ is compared with."""
+FEATURES = 40
+"""The most tensors inside the networks that a training compares."""
 
 
 def with_relu(model: ModelProto) -> tuple[ModelProto, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,11 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
 def _lesson(teacher: Model, spec: DetectorSpec, options: DistillOptions) -> PreparedLesson:
     """Return what the student learns. Raises ModelError, naming the node, if it cannot learn from the teacher."""
     from edgesparse.training.lessons import Lesson
+    from edgesparse.training.steps import settings
 
     student = load(options.student) if options.student else teacher
     prepared = prepare_lesson(teacher, student, spec, options.changes)
+    prepared = replace(prepared, values={**settings(), **prepared.values})
     lesson = Lesson.of(prepared.values)
     for model in (teacher, prepared.student):
         lesson.network(model)

@@ -18,15 +18,12 @@ from edgesparse.tasks.inputs import ScoredModel, pixels_of
 if TYPE_CHECKING:
     from edgesparse.training.refine import Refiner
 
-FEATURES = 40
-"""The most tensors inside that the training compares."""
-
 
 def training_values(original: Model, changed: Model, spec: DetectorSpec) -> dict[str, Any]:
     """Return the values of a training.lessons.Lesson, but for its steps. Raises what `compared` raises."""
-    from edgesparse.training.refine import settings
+    from edgesparse.training.steps import settings
 
-    return {**compared(original, changed, spec, FEATURES), **settings()}
+    return {**compared(original, changed, spec), **settings()}
 
 
 def refiner(scored: ScoredModel, source: str, count: int, steps: int, progress: Progress) -> Refiner:

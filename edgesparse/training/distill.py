@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,15 @@ import torch
 from torch import Tensor
 
 from edgesparse.errors import ConfigError, ModelError
-from edgesparse.files import replacing
 from edgesparse.progress import Progress
-from edgesparse.training.augment import augmented
 from edgesparse.training.lessons import Lesson, in_order
+from edgesparse.training.moving import EVERY, MEASURED, MOVING, MovingMasks, input_sizes
 from edgesparse.training.network import Network
 from edgesparse.training.quantizer import Quantizer
+from edgesparse.training.steps import INT8_RATE, LAYOUTS, Steps, save_checkpoint, step_sizes
 
+METHOD = "relative steps"
+"""How weights move: a checkpoint of another method is of another training."""
 MIX_UNTIL, INT8_FROM = 0.25, 0.6
 """Shares of the training: until which SiLU fades into ReLU, and from which values are rounded to INT8."""
 HELD_OUT = 0.06
@@ -38,6 +42,10 @@ OBSERVED = 8
 """Batches on which ranges are measured before values are rounded."""
 SAVE_EVERY = 20.0
 """Seconds between checkpoints."""
+WARM = 100
+"""Steps over which the learning rate rises."""
+STAYS = 0.999
+"""How much of the averaged weights, which are the result, stays per step; less in the first steps."""
 
 
 @dataclass
@@ -48,12 +56,6 @@ class State:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     """Per checkpoint: `seconds`, `step`, `loss` over the last steps, `held_out` (loss of the averaged weights)."""
-
-
-def save_checkpoint(path: Path, values: Mapping[str, Any]) -> None:
-    """Write the file whole: an interruption or a power cut leaves the previous one."""
-    with replacing(path, synced=True) as file:
-        torch.save(values, file)
 
 
 def distill(folder: Path, progress: Progress) -> dict[str, Any]:
@@ -69,28 +71,19 @@ class _Training:
     def __init__(self, folder: Path, device: torch.device, progress: Progress) -> None:
         self.folder, self.device, self.progress = folder, device, progress
         self.lesson = lesson = Lesson.load(folder)
-        torch.manual_seed(lesson.seed)
-        self.generator = torch.Generator(device).manual_seed(lesson.seed)
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
         self.model = onnx.load(str(folder / "student.onnx"))
         self.teacher = lesson.network(onnx.load(str(folder / "teacher.onnx"))).to(device).eval().requires_grad_(False)
         self.student = lesson.student(self.model).to(device)
-        self.average = deepcopy(self.student).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self._parameters(), lr=lesson.rate)
+        for network in (self.teacher, self.student):
+            network.to(memory_format=LAYOUTS[device.type])  # type: ignore[call-overload]
         self._load_images()
         self.features = self._comparable()
+        inputs = self._input_sizes()
+        self.sizes = step_sizes(self.student, inputs)
+        self.masks = MovingMasks(self.student, self._dense(), inputs) if self.student.masks else None
+        self.average = deepcopy(self.student).requires_grad_(False)
+        self.steps = Steps(self.student, self.average, self._loss, self.sizes, self.masks, STAYS)
         self.state = State()
-
-    def _parameters(self) -> list[dict[str, Any]]:
-        scales = list(self.student.quantizers.parameters())
-        own = {id(p) for p in scales}
-        rest = [p for p in self.student.parameters() if id(p) not in own]
-        groups = [
-            {"params": [p for p in rest if p.ndim > 1], "weight_decay": 1e-4, "part": 1.0},
-            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "part": 1.0},
-        ]
-        return [*groups, {"params": scales, "weight_decay": 0.0, "part": 0.1}] if scales else groups
 
     def _load_images(self) -> None:
         pixels = torch.from_numpy(np.load(self.folder / "images.npy"))
@@ -103,27 +96,50 @@ class _Training:
 
     def _comparable(self) -> list[str]:
         """The features that the loss compares: those in which the student has not reordered the channels."""
-        self.student.mix = 1.0 if self.lesson.blend else 0.0
-        images = self.lesson.input(self.held_out[: self.lesson.batch])
-        with torch.no_grad():
+        images = self._input(self.held_out[: self.lesson.batch])
+        with self._smooth(), torch.no_grad():
             return in_order(self.student(images), self.teacher(images), self.lesson.features)
+
+    def _input_sizes(self) -> dict[str, Tensor]:
+        """The sizes of the student's inputs where it computes what it will learn to."""
+        with self._smooth():
+            return input_sizes(self.student, [self._input(self.images[:MEASURED])])
+
+    @contextmanager
+    def _smooth(self) -> Iterator[None]:
+        """The student with SiLU where it will have ReLU."""
+        self.student.mix = 1.0 if self.lesson.blend else 0.0
+        yield
+        self.student.mix = 0.0
+
+    def _dense(self) -> Network:
+        """What pruned weights start from: the teacher's if the student has all others of it, otherwise 0."""
+        weights = self.teacher.weights
+        kept = self.student.masks
+        alike = all(
+            key in weights
+            and weights[key].shape == mask.shape
+            and torch.equal(self.student.weights[key], weights[key] * mask)
+            for key, mask in kept.items()
+        )
+        return self.teacher if alike else self.student
 
     def run(self) -> dict[str, Any]:
         self._resume()
         saved = begun = time.monotonic()
-        before, losses = self.state.seconds, list[float]()
+        before = self.state.seconds
         if not self.state.history:
-            self._record(losses)
+            self._record()
         while (done := self._done()) < 1:
-            losses.append(self._step(done))
+            self._step(done)
             self.state.step += 1
             self.state.seconds = before + time.monotonic() - begun
             self.progress("distilling", int(1000 * self._done()), 1000)
             if time.monotonic() - saved > SAVE_EVERY:
-                self._record(losses)
+                self._record()
                 self._save()
-                saved, losses = time.monotonic(), []
-        self._record(losses)
+                saved = time.monotonic()
+        self._record()
         self._save()
         return self._finish()
 
@@ -132,40 +148,41 @@ class _Training:
         lesson = self.lesson
         return max(self.state.step / max(lesson.steps, 1), self.state.seconds / max(60 * lesson.minutes, 1e-9))
 
-    def _step(self, done: float) -> float:
-        lesson, student = self.lesson, self.student
-        warm = min(1.0, (self.state.step + 1) / 100)
-        rate = float(lesson.rate * warm * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(done, 1.0)))))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["part"]
-        student.mix = max(0.0, 1 - done / MIX_UNTIL) if lesson.blend else 0.0
+    def _step(self, done: float) -> None:
+        lesson, step = self.lesson, self.state.step
         if lesson.readers and done >= INT8_FROM and self._observing():
             self._measure_ranges()
-        loss = self._loss(student, augmented(self.images, lesson.batch, self.generator))
-        if not torch.isfinite(loss):
-            raise ModelError(f"the loss is {loss.item()} after {self.state.step} steps: lower the learning rate")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 5.0)
-        self.optimizer.step()
-        self._follow()
-        return float(loss.item())
+        rate = lesson.rate * min(1.0, (step + 1) / WARM) * (0.505 + 0.495 * cos(pi * done))
+        if self._rounding():
+            rate = min(rate, INT8_RATE)
+        moving = done < MOVING
+        if self.masks is not None and moving and step and step % EVERY == 0:
+            self.masks.choose(self.average)
+        mix = max(0.0, 1 - done / MIX_UNTIL) if lesson.blend else 0.0
+        if not self.steps.take(lesson.draw(self.images, step), step, rate, moving, mix):
+            self._refuse()
 
-    def _loss(self, student: Network, pixels: Tensor) -> Tensor:
-        return self.lesson.loss(student, self.teacher, self.lesson.input(pixels), self.features)
+    def _refuse(self) -> None:
+        raise ModelError(f"the loss is not finite after {self.state.step} steps: lower the learning rate")
 
-    def _follow(self) -> None:
-        """Update the averaged weights, which are the result of the training."""
-        self.average.follow(self.student, self.state.step, 0.999)
-        self.average.mix = self.student.mix
+    def _loss(self, network: Network, pixels: Tensor) -> Tensor:
+        return self.lesson.loss(network, self.teacher, self._input(pixels), self.features)
+
+    def _input(self, pixels: Tensor) -> Tensor:
+        return self.lesson.input(pixels).contiguous(memory_format=LAYOUTS[pixels.device.type])
+
+    def _rounding(self) -> bool:
+        return bool(self.lesson.readers) and not self._observing()
 
     def _observing(self) -> bool:
         return any(isinstance(m, Quantizer) and m.observing for m in self.student.quantizers.values())
 
     def _measure_ranges(self) -> None:
         with torch.no_grad():
-            for _ in range(OBSERVED):
-                self.student(self.lesson.input(augmented(self.images, self.lesson.batch, self.generator)))
+            for i in range(OBSERVED):
+                self.student(self._input(self.lesson.draw(self.images, self.state.step + i)))
+            for scale in self.student.quantizers.parameters():
+                self.sizes[scale].copy_(scale)
         self._round(self.student)
         for mean, own in zip(self.average.quantizers.values(), self.student.quantizers.values(), strict=True):
             mean.load_state_dict(own.state_dict())
@@ -175,23 +192,28 @@ class _Training:
         for quantizer in network.quantizers.values():
             quantizer.observing = False  # type: ignore[assignment]
 
-    def _record(self, losses: Sequence[float]) -> None:
+    def _record(self) -> None:
         with torch.no_grad():
-            mix, self.average.mix = self.average.mix, 0.0  # pure ReLU, as in the result
             parts = self.held_out.split(self.lesson.batch)  # type: ignore[no-untyped-call]
             held_out = float(np.mean([self._loss(self.average, part).item() for part in parts]))
-            self.average.mix = mix
+        trained = {"loss": self.steps.mean()} if self.steps.count else {}
+        if not all(isfinite(value) for value in trained.values()):
+            self._refuse()
         row = {"seconds": round(self.state.seconds, 1), "step": self.state.step, "held_out": held_out}
-        self.state.history.append(row | ({"loss": float(np.mean(losses))} if losses else {}))
+        self.state.history.append(row | trained)
+
+    @property
+    def _key(self) -> str:
+        return f"{METHOD} {self.lesson.key}"
 
     def _save(self) -> None:
         values = {
-            "lesson": self.lesson.key,
+            "lesson": self._key,
             "state": asdict(self.state),
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rounding": bool(self.lesson.readers) and not self._observing(),
+            "optimizer": self.steps.state_dict(),
+            "rounding": self._rounding(),
         }
         save_checkpoint(self.folder / "checkpoint.pt", values)
 
@@ -200,14 +222,15 @@ class _Training:
         if not path.exists():
             return
         saved = torch.load(path, map_location=self.device, weights_only=True)
-        if saved["lesson"] != self.lesson.key:
+        if saved["lesson"] != self._key:
             raise ConfigError(f"{path} is of another training: remove it to begin again, or name another folder")
         self.state = State(**saved["state"])
         self.student.load_state_dict(saved["student"])
         self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.generator.manual_seed(self.lesson.seed + self.state.step)
+        self.steps.load_state_dict(saved["optimizer"])
         if saved["rounding"]:
+            for scale in self.student.quantizers.parameters():
+                self.sizes[scale].copy_(scale.detach())
             self._round(self.student)
             self._round(self.average)
 
@@ -220,7 +243,7 @@ class _Training:
             "images": len(self.images) + len(self.held_out),
             "features": self.features,
             **asdict(self.state),
-            "scales": self.average.scales() if self.lesson.readers and not self._observing() else {},
+            "scales": self.average.scales() if self._rounding() else {},
         }
         (self.folder / "report.json").write_text(json.dumps(report, indent=1))
         return report

@@ -14,6 +14,7 @@ from onnx import ModelProto
 from torch import Tensor
 from torch.nn import functional
 
+from edgesparse.training.augment import mixed
 from edgesparse.training.network import Network
 
 Places = tuple[int, int]
@@ -44,8 +45,8 @@ class Lesson:
     `blend`: Relu nodes of the student that were SiLU. `readers`, `scales_of`, `int8_layers`, `placement`: where values
     are rounded to INT8 (QdqPlan), empty without INT8; `scales`: of each quantized tensor at the start, otherwise
     measured. `scale`, `mean`, `std`: how pixels 0..255 become the input.
-    Training ends after `minutes` or `steps`, whichever comes first. `strong`: how many images per batch a Refiner
-    changes strongly.
+    Training ends after `minutes` or `steps`, whichever comes first. `strong`: how many images per batch are
+    changed strongly.
     """
 
     maps: Sequence[str]
@@ -89,6 +90,13 @@ class Lesson:
             readers = {name: {node: set(places) for node, places in by.items()} for name, by in self.readers.items()}
             network.quantize(readers, self.scales_of, self.int8_layers, self.scales)
         return network
+
+    def draw(self, images: Tensor, step: int) -> Tensor:
+        """Return the pixels 0..255 [B, 3, H, W] of a step, of images uint8 [N, 3, H, W]: the same for the same step, so
+        that a training that continues draws the same images.
+        """
+        generator = torch.Generator(images.device).manual_seed(self.seed + 1_000_003 * step)
+        return mixed(images, self.batch, self.strong, generator)
 
     def input(self, pixels: Tensor) -> Tensor:
         """Return the networks' input for pixels 0..255 [B, 3, H, W]."""

@@ -16,6 +16,12 @@ from edgesparse.training.network import Network
 
 DECAY = 1e-3
 """How much of itself a pruned weight loses per step."""
+MOVING = 0.5
+"""The share of the steps during which masks move."""
+EVERY = 10
+"""Steps between two choices of the masks."""
+MEASURED = 16
+"""The most images on which the sizes of the layers' inputs are measured."""
 BELOW = 0.9
 """Where pruned weights begin at most, relative to the kept weight of their group that matters least."""
 WIDEST = 4.0

@@ -35,7 +35,8 @@ class Network(nn.Module):
 
     def __init__(self, model: ModelProto, outputs: Sequence[str], blend: Sequence[str] = ()) -> None:
         super().__init__()
-        self.outputs, self.mix, self.straight = tuple(outputs), 0.0, False
+        self.outputs, self.straight = tuple(outputs), False
+        self.mix: float | Tensor = 0.0
         self.quantizers = nn.ModuleDict()
         self.readers: Readers = {}
         self._group: dict[str, str] = {}
@@ -99,12 +100,11 @@ class Network(nn.Module):
             array = value.cpu().numpy()
             wiring.store(name, array.astype("float16") if kind == 10 else array)
 
-    def follow(self, other: Network, step: int, most: float) -> None:
-        """Move these weights, an average, towards another's: of them `most` stays per step, less in the first steps."""
-        stays = min(most, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for mean, own in zip(self.parameters(), other.parameters(), strict=True):
-                mean.lerp_(own, 1 - stays)
+    @torch.no_grad()
+    def follow(self, other: Network, share: float | Tensor) -> None:
+        """Move these weights, an average, by `share` of the difference towards another's."""
+        for mean, own in zip(self.parameters(), other.parameters(), strict=True):
+            mean.lerp_(own, share)
 
     @torch.no_grad()
     def input_squares(self, image: Tensor) -> dict[str, Tensor]:
@@ -194,7 +194,7 @@ class Network(nn.Module):
         return run
 
     def _relu(self, x: Tensor) -> Tensor:
-        if self.mix <= 0:
+        if not isinstance(self.mix, Tensor) and self.mix <= 0:
             return torch.relu(x)
         return self.mix * nn.functional.silu(x) + (1 - self.mix) * torch.relu(x)
 

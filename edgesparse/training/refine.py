@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
-from math import cos, isfinite, pi
+from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,11 @@ from torch import Tensor
 from edgesparse.errors import CalibrationError
 from edgesparse.progress import Progress
 from edgesparse.refinement import Refinement, Trained
-from edgesparse.training.augment import mixed
-from edgesparse.training.distill import save_checkpoint
 from edgesparse.training.lessons import Lesson
-from edgesparse.training.moving import MovingMasks, input_sizes
+from edgesparse.training.moving import EVERY, MEASURED, MOVING, MovingMasks, input_sizes
 from edgesparse.training.network import Network
+from edgesparse.training.steps import INT8_RATE, LAYOUTS, Steps, save_checkpoint, step_sizes
 
-TRAINING = {"batch": 4, "rate": 5e-4, "feature_weight": 4.0}
-"""Of a Lesson on a processor: images per step, for 2 GB of memory, Adam's learning rate, relative to the weights, and
-how much the features count."""
-GPU_TRAINING = {**TRAINING, "batch": 16, "strong": 8, "rate": 1e-3}
-"""On a GPU a step of 16 images takes about as long. Of many images some may be changed strongly; with few per step and
-few steps, that raises the error."""
-INT8_RATE = 1.5e-4
-"""The learning rate where values are rounded: larger steps go astray before the first check."""
 HOLD_OUT = 10
 """Each HOLD_OUT-th image is held out; of fewer images the first."""
 CHECKS = 8
@@ -50,21 +41,8 @@ SLOWEST = 0.01
 """The training ends below this factor."""
 WARM = 20
 """Steps over which the learning rate rises."""
-LARGEST = 5.0
-"""The largest norm of the gradient."""
-MOVING = 0.5
-"""The share of the steps during which masks move."""
-EVERY = 10
-"""Steps between two choices of the masks."""
-MEASURED = 16
-"""The most images on which the sizes of the layers' inputs are measured."""
 STAYS = 0.99
 """How much of the averaged weights stays per step; less in the first steps."""
-
-
-def settings() -> dict[str, Any]:
-    """Return the values of a Lesson that suit this machine."""
-    return GPU_TRAINING if torch.cuda.is_available() else TRAINING
 
 
 @dataclass(frozen=True)
@@ -106,8 +84,7 @@ class Refiner:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         teacher, student = self.lesson.network(original).to(device), self.lesson.student(changed).to(device)
         for network in (teacher, student):
-            # a step then takes a fifth less time on a processor
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=LAYOUTS[device.type])  # type: ignore[call-overload]
         training = _Training(self, teacher.eval().requires_grad_(False), student, checkpoint)
         report = training.run(progress)
         if not report.kept:
@@ -140,14 +117,11 @@ class _Training:
         apart = torch.arange(len(pixels)) % HOLD_OUT == 0
         self.held_out, self.images = pixels[apart], pixels[~apart]
         inputs = self._input_sizes()
-        self.sizes = student.magnitudes()
-        for key, size in inputs.items():
-            self.sizes[student.weights[key]] = self.sizes[student.weights[key]] / size
-        self.sizes |= {scale: scale.detach().clone() for scale in student.quantizers.parameters()}
+        self.sizes = step_sizes(student, inputs)
         self.masks = None if self.lesson.readers else MovingMasks(student, teacher, inputs)
         self.average = deepcopy(student).requires_grad_(False)
         self.best = deepcopy(self.average)
-        self.optimizer = torch.optim.Adam(list(self.sizes), lr=self.lesson.rate, eps=1e-12)
+        self.steps = Steps(student, self.average, self._loss, self.sizes, self.masks, STAYS)
         self.state = _State()
 
     def run(self, progress: Progress) -> Refinement:
@@ -166,42 +140,19 @@ class _Training:
         return Refinement(state.step, count, len(self.held_out), state.before, state.least)
 
     def _step(self) -> bool:
-        """Move the weights once; return False, with the average unchanged, if the loss is not finite."""
+        """Move the weights once; return False if the loss is not finite, see Steps."""
         lesson, step = self.lesson, self.state.step
         schedule = min(1.0, (step + 1) / WARM) * (0.505 + 0.495 * cos(pi * step / lesson.steps))
-        self.optimizer.param_groups[0]["lr"] = lesson.rate * self.state.pace * schedule
-        masks = self.masks if step < MOVING * lesson.steps else None
-        self.student.straight = masks is not None
-        if masks is not None and step and step % EVERY == 0:
-            masks.choose(self.average)
-        # per step, so that a training that continues draws the same images
-        generator = torch.Generator(self.device).manual_seed(lesson.seed + 1_000_003 * step)
-        loss = self._loss(self.student, mixed(self.images, lesson.batch, lesson.strong, generator))
-        if not isfinite(loss.item()):
-            return False
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), LARGEST)
-        self._move()
-        if masks is not None:
-            masks.decay()
-        self.average.follow(self.student, step, STAYS)
-        return True
-
-    def _move(self) -> None:
-        """Take Adam's step, relative to `sizes`: those of channels differ widely once batch norm is folded in."""
-        parameters = list(self.sizes)
-        before = [parameter.detach().clone() for parameter in parameters]
-        self.optimizer.step()
-        with torch.no_grad():
-            for parameter, old in zip(parameters, before, strict=True):
-                parameter.sub_(old).mul_(self.sizes[parameter]).add_(old)
+        moving = step < MOVING * lesson.steps
+        if self.masks is not None and moving and step and step % EVERY == 0:
+            self.masks.choose(self.average)
+        return self.steps.take(lesson.draw(self.images, step), step, lesson.rate * self.state.pace * schedule, moving)
 
     def _loss(self, network: Network, pixels: Tensor) -> Tensor:
         return self.lesson.loss(network, self.teacher, self._input(pixels), self.lesson.features)
 
     def _input(self, pixels: Tensor) -> Tensor:
-        return self.lesson.input(pixels).contiguous(memory_format=torch.channels_last)
+        return self.lesson.input(pixels).contiguous(memory_format=LAYOUTS[pixels.device.type])
 
     def _input_sizes(self) -> dict[str, Tensor]:
         some = self.images[:: -(-len(self.images) // MEASURED)]
@@ -225,6 +176,7 @@ class _Training:
             state.pace *= SLOWER
             for network in (self.student, self.average):
                 network.load_state_dict(self.best.state_dict())
+            self.steps.forget()
         if self.checkpoint is None:
             return
         values = {name: part.state_dict() for name, part in self._parts().items()}
@@ -244,4 +196,4 @@ class _Training:
         return True
 
     def _parts(self) -> dict[str, Any]:
-        return {"student": self.student, "average": self.average, "best": self.best, "optimizer": self.optimizer}
+        return {"student": self.student, "average": self.average, "best": self.best, "optimizer": self.steps}
