@@ -108,7 +108,7 @@ def main() -> None:
             verb.add_argument("--images", type=int, default=0, help="train on so many of the images")
             verb.add_argument("--batch", type=int, default=16)
             verb.add_argument("--strong", type=int, default=8, help="change so many images per step strongly")
-            verb.add_argument("--rate", type=float, default=1e-3)
+            verb.add_argument("--rate", type=float, default=5e-3)
         if function is score:
             verb.add_argument("--save", action="store_true")
     options = parser.parse_args()

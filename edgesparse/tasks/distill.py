@@ -105,11 +105,11 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
 def _lesson(teacher: Model, spec: DetectorSpec, options: DistillOptions) -> PreparedLesson:
     """Return what the student learns. Raises ModelError, naming the node, if it cannot learn from the teacher."""
     from edgesparse.training.lessons import Lesson
-    from edgesparse.training.steps import settings
+    from edgesparse.training.steps import DISTILL_RATE, settings
 
     student = load(options.student) if options.student else teacher
     prepared = prepare_lesson(teacher, student, spec, options.changes)
-    prepared = replace(prepared, values={**settings(), **prepared.values})
+    prepared = replace(prepared, values={**settings(), "rate": DISTILL_RATE, **prepared.values})
     lesson = Lesson.of(prepared.values)
     for model in (teacher, prepared.student):
         lesson.network(model)

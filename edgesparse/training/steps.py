@@ -28,6 +28,8 @@ how much the features count."""
 GPU_TRAINING = {**TRAINING, "batch": 16, "strong": 8, "rate": 1e-3}
 """On a GPU a step of 16 images takes about as long. Of many images some may be changed strongly; with few per step and
 few steps, that raises the error."""
+DISTILL_RATE = 5e-3
+"""The learning rate of a student whose activations change: it has further to go than a pruned network."""
 INT8_RATE = 1.5e-4
 """The learning rate where values are rounded: larger steps go astray before the first check."""
 LAYOUTS = {"cpu": torch.channels_last, "cuda": torch.contiguous_format}
