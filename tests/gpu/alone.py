@@ -97,9 +97,8 @@ class Alone:
         rows[:, :row] = frame.reshape(len(frame), row)
         with self.card:
             memory = gpuarray.to_gpu(rows)
-        return gpuarray.GPUArray(
-            frame.shape, np.uint8, base=memory, gpudata=memory.gpudata, strides=(row + gap, *frame.strides[1:])
-        )
+            strides = (row + gap, *frame.strides[1:])
+            return gpuarray.GPUArray(frame.shape, np.uint8, base=memory, gpudata=memory.gpudata, strides=strides)
 
     @property
     def input(self) -> NDArray[Any]:
@@ -349,7 +348,9 @@ def rule() -> int:
                     right = lone.plan.decoded([values[s.name] for s in lone.slot._engine.outputs], i)
                     valid = valid_boxes(*right[:3], CLASSES) & (right.confidence >= lone.plan.thresholds[0])
                     boxes, confidence, labels = (part[valid] for part in right[:3])
-                    assert ours.final and len(boxes) <= slots.NMS_LIMIT
+                    if not ours.final:  # NMS is the CPU's
+                        assert len(boxes) > slots.NMS_LIMIT, (head, every, seed, i, len(boxes))
+                        continue
                     kept = nms(boxes, np.minimum(confidence, 1), labels, lone.plan.iou, lone.plan.max_det)
                     assert ours.class_id.tolist() == labels[kept].tolist(), (head, every, seed, i)
                     np.testing.assert_allclose(ours.xyxy, boxes[kept], atol=0.05, rtol=1e-5)
