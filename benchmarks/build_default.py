@@ -1,6 +1,7 @@
 """`edgesparse build` of the default detector with every candidate, and again inside small memory budgets.
 
-    python benchmarks/build_default.py [--only fp16 | --quick] [--budget '1 GB'] [--target FILE] [--state FOLDER] [--save]
+    python benchmarks/build_default.py [--only fp16 | --quick] [--budget '1 GB'] [--target FILE] [--state FOLDER]
+        [--save]
 
 Without --budget: all candidates (or those of --only), scored on images of the demo scene, with the report page. With
 --target, a recipe or a model is built instead, and nothing is scored. With
