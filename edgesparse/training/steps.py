@@ -122,7 +122,8 @@ class Steps:
         if self._pixels is None or self._pixels.shape != pixels.shape:
             self._pixels, self._kind = torch.empty_like(pixels), None
         self._pixels.copy_(pixels)
-        self._replay(masks, (masks is not None, mix > 0, *(q.observing for q in self.student.quantizers.values())))
+        observing = [bool(quantizer.observing) for quantizer in self.student.quantizers.values()]
+        self._replay(masks, (masks is not None, mix > 0, *observing))
         return self.count % LOOK > 0 or self.finite()
 
     def finite(self) -> bool:
@@ -195,7 +196,7 @@ class Steps:
             if self.device.type != "cuda":
                 yield
                 return
-            own, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            own, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(own)
             with torch.cuda.stream(side):
                 yield

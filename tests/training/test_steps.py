@@ -13,7 +13,7 @@ pytestmark = pytest.mark.torch
 
 
 def steps(recorded: bool) -> Any:
-    """Two layers, whose loss is the mean square of their output."""
+    """Steps of two layers, whose loss is the mean square of their output."""
     torch = pytest.importorskip("torch", reason="torch: needs PyTorch")
     from edgesparse.training.network import Network
     from edgesparse.training.steps import Steps, step_sizes
@@ -22,7 +22,7 @@ def steps(recorded: bool) -> Any:
     source = model(nodes, {"w": random(8, 3, 1, 1), "v": random(4, 8, 1, 1)}, (1, 3, 4, 4))
     student = Network(source, ["y"], ["relu"])
     average = deepcopy(student).requires_grad_(False)
-    made = Steps(student, average, lambda n, x: n(x)["y"].square().mean(), step_sizes(student, {}), None, 0.99)
+    made: Any = Steps(student, average, lambda n, x: n(x)["y"].square().mean(), step_sizes(student, {}), None, 0.99)
     made.recorded = recorded
     made.pixels = torch.from_numpy(random(2, 3, 4, 4))
     return made
