@@ -126,6 +126,8 @@ def _write(store: Store, inputs: Inputs, progress: Progress, keep: Path | None, 
         if keep is not None:
             _keep(work, keep)
         shutil.rmtree(work)
+    if comparison.kept is not None:
+        comparison.kept.forget()
     return Package(store.folder / inputs.build_id, manifests.read(store.folder / inputs.build_id))
 
 

@@ -45,6 +45,8 @@ class Comparison:
     phases: Phases
     """`model`: read and rewrite it; `reference`: score it; `candidates`: prepare, build and test each; `timing`: all of
     them interleaved."""
+    kept: FinishedCandidates | None = None
+    """What a build that is interrupted from here on continues with; None if candidates are missing for want of time."""
 
     @property
     def verdict(self) -> tuple[str, ...]:
@@ -57,8 +59,8 @@ def compare_candidates(
 ) -> Comparison:
     """Build and compare the candidates of a recipe in `folder`, each timed for `seconds`.
 
-    Finished candidates are kept on this device until all are done, so that a later call with `resume` reuses them;
-    with None, nothing is kept. Raises ModelError, ConfigError, and BuildError if no candidate is left:
+    Finished candidates are kept on this device, so that a later call with `resume` reuses them, until the caller
+    forgets those `kept`; with None, nothing is kept. Raises ModelError, ConfigError, and BuildError if no candidate is left:
     MemoryBudgetExceeded, AccuracyGateFailed, SparsityNotAchieved if that is the reason.
     """
     folder = folder.absolute()  # child processes run in another folder
@@ -80,10 +82,12 @@ def compare_candidates(
     builder = CandidateBuilder(build, files, seconds, gate.scoring(), finished)
     with phases.phase("candidates"):
         attempts = _attempts(builder, plans, gate)
-    if finished is not None and not any(attempt.reason == TIME_IS_UP for attempt in attempts):
-        finished.forget()
+    complete = not any(attempt.reason == TIME_IS_UP for attempt in attempts)
+    kept = finished if complete else None
     passed = [attempt for attempt in attempts if attempt.outcome == "lost"]
     if not passed:
+        if kept is not None:
+            kept.forget()
         raise none_left(attempts, memory)
     workers.deadline = begun + limit
     with phases.phase("timing"):
@@ -96,7 +100,7 @@ def compare_candidates(
     fallback = min(usable, key=lambda attempt: attempt.plan.caution)
     impossible = [Attempt(plan).end("skipped", reason) for plan, reason in plans.impossible]
     notes = (*plans.notes, *files.notes(), *builder.notes, *notes)
-    return Comparison(build, (*attempts, *impossible), chosen, fallback, proofs, notes, clocks, phases)
+    return Comparison(build, (*attempts, *impossible), chosen, fallback, proofs, notes, clocks, phases, kept)
 
 
 def _attempts(builder: CandidateBuilder, plans: CandidatePlans, gate: Gate) -> list[Attempt]:

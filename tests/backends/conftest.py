@@ -9,7 +9,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fake_gpu import Fake, host_kernels
+from fake_gpu import Fake
+from fake_kernels import host_kernels
 
 from edgesparse.backends.cuda import gpu, graph, kernels
 

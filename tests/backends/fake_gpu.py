@@ -7,25 +7,17 @@ enqueued in a capture runs when its graph is launched.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
+from fake_kernels import KERNELS, arguments_of, host_kernels
 from numpy.typing import NDArray
-
-from edgesparse.backends.cuda.kernels import SOURCES
-from edgesparse.backends.cuda.layouts import IMAGE, IMAGES
 
 Operation = Callable[[], None]
 CONTEXT = 33
@@ -45,20 +37,6 @@ class Launched:
         pointers = (ctypes.c_void_p * len(copies))(*map(ctypes.addressof, copies))
         assert host_kernels().launch(name, (ctypes.c_int * 3)(*self.grid), pointers) == 0
         self.fake.kernels.append(name.decode())
-
-
-@lru_cache(1)
-def host_kernels() -> Any:
-    """The kernels' sources as a library for the CPU. Skips the test if there is no compiler."""
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++")
-    here, folder = Path(__file__).parent, Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    library = folder / "kernels.so"
-    checks = ["-fsanitize=undefined", "-fno-sanitize-recover", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    command = ["g++", "-std=c++17", "-O2", "-pthread", *checks, "-shared", "-fPIC", "-I", str(SOURCES)]
-    subprocess.run([*command, str(here / "host_kernels.cpp"), "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
 
 
 class Error(Exception):
@@ -299,7 +277,7 @@ class _Library:
         launched, new = self.fake.created[graph.value][(node.value or 0) % 1000], params._obj
         assert isinstance(launched, Launched) and new.func == launched.function
         assert launched.grid == [new.gridDimX, new.gridDimY, new.gridDimZ]
-        launched.arguments = _arguments(launched.function, new.kernelParams)
+        launched.arguments = arguments_of(launched.function, new.kernelParams)
         self.fake.renewed += 1
         return 0
 
@@ -356,7 +334,7 @@ class _Library:
         *grid, _, _, _, _, stream, arguments, _ = launch
         assert stream == 77
         number = function.value or 0
-        self.fake.enqueue(Launched(self.fake, number, list(map(int, grid)), _arguments(number, arguments)))
+        self.fake.enqueue(Launched(self.fake, number, list(map(int, grid)), arguments_of(number, arguments)))
         return 0
 
     def _keep(self, reference: Any, operations: list[Operation]) -> int:
@@ -391,14 +369,3 @@ class _Library:
     def cuGetErrorString(self, code: int, text: Any) -> int:
         text._obj.value = self.fake.broken.encode() or b"something went wrong"
         return 0
-
-
-def _arguments(function: int, pointers: Any) -> list[bytes]:
-    """A kernel's arguments: pointers, except the letterbox's images."""
-    sizes = [8] * 6 if KERNELS[function - 1].startswith((b"compact", b"maps")) else [8, IMAGES * IMAGE.itemsize, 8, 8]
-    return [ctypes.string_at(pointers[i], size) for i, size in enumerate(sizes)]
-
-
-IMAGE_TYPES = ("float32", "float16", "int8", "uint8", "float16x8", "int8x4", "int8x32")
-KERNELS = [f"{kind}_{dtype}".encode() for kind in ("letterbox", "crop") for dtype in IMAGE_TYPES]
-KERNELS += [b"compact_float32", b"maps_float32"]

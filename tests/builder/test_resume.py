@@ -80,6 +80,16 @@ def test_it_continues_with_what_is_missing(killed: Recipe) -> None:
     assert entries() == [], "nothing is left once a build has ended"
 
 
+def test_one_that_ended_in_the_last_comparison_builds_nothing_again(sparse_model: Path, planned: Plan) -> None:
+    """All candidates were done, but the package was not."""
+    planned({"fp32": {"seconds": 0.009}, "fp16": {"seconds": 0.003}, "fp16-2:4": {"seconds": 0.006}})
+    target, steps = recipe(sparse_model), Steps()
+    with pytest.raises(Killed):
+        run(target, Steps("timing interleaved"))
+    run(target, steps)
+    assert steps.resumed == CANDIDATES and steps.built == [] and entries() == []
+
+
 def test_without_the_option_everything_is_built_again(killed: Recipe) -> None:
     steps = Steps()
     run(killed, steps, "package")
