@@ -22,10 +22,10 @@ def steps(recorded: bool) -> Any:
     source = model(nodes, {"w": random(8, 3, 1, 1), "v": random(4, 8, 1, 1)}, (1, 3, 4, 4))
     student = Network(source, ["y"], ["relu"])
     average = deepcopy(student).requires_grad_(False)
-    made: Any = Steps(student, average, lambda n, x: n(x)["y"].square().mean(), step_sizes(student, {}), None, 0.99)
-    made.recorded = recorded
-    made.pixels = torch.from_numpy(random(2, 3, 4, 4))
-    return made
+    trainer: Any = Steps(student, average, lambda n, x: n(x)["y"].square().mean(), step_sizes(student, {}), None, 0.99)
+    trainer.recorded = recorded
+    trainer.pixels = torch.from_numpy(random(2, 3, 4, 4))
+    return trainer
 
 
 def test_where_a_step_cannot_be_recorded_it_is_said_once_and_the_training_goes_on_alike(
@@ -40,21 +40,21 @@ def test_where_a_step_cannot_be_recorded_it_is_said_once_and_the_training_goes_o
                 assert each.take(each.pixels, step, 0.01, False, mix=max(0.0, 1 - step / 6))
     assert len(caplog.messages) == 1 and "slower: no CUDA graph" in caplog.messages[0]
     for first, second in ((recorded.student, plain.student), (recorded.average, plain.average)):
-        for one, other in zip(first.parameters(), second.parameters(), strict=True):
-            torch.testing.assert_close(one, other)
+        for own, other in zip(first.parameters(), second.parameters(), strict=True):
+            torch.testing.assert_close(own, other)
     assert recorded.mean() == pytest.approx(plain.mean(), rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_is_found_at_the_next_look_and_forgotten() -> None:
     from edgesparse.training.steps import LOOK
 
-    made = steps(True)
-    good = deepcopy(made.student.state_dict())
+    trainer = steps(True)
+    good = deepcopy(trainer.student.state_dict())
     for step in range(LOOK - 1):
-        assert made.take(made.pixels * (float("nan") if step == 3 else 1), step, 0.01, False)
-    assert not made.take(made.pixels, LOOK - 1, 0.01, False)
-    for network in (made.student, made.average):
+        assert trainer.take(trainer.pixels * (float("nan") if step == 3 else 1), step, 0.01, False)
+    assert not trainer.take(trainer.pixels, LOOK - 1, 0.01, False)
+    for network in (trainer.student, trainer.average):
         network.load_state_dict(good)
-    made.forget()
-    assert all(made.take(made.pixels, step, 0.01, False) for step in range(2 * LOOK))
-    assert made.loss(made.student, made.pixels) < made.loss(made.average, made.pixels)
+    trainer.forget()
+    assert all(trainer.take(trainer.pixels, step, 0.01, False) for step in range(2 * LOOK))
+    assert trainer.loss(trainer.student, trainer.pixels) < trainer.loss(trainer.average, trainer.pixels)
