@@ -36,6 +36,7 @@ ALLOWED = {
         "graph_optimization_level optimized_model_filepath intra_op_num_threads inter_op_num_threads "
         "log_severity_level profiling_verbosity int8_calibrator default_device_type DLA_core "
         "avg_timing_iterations min_timing_iterations dynamic_range allowed_formats "
+        "dst_x_in_bytes src_x_in_bytes dst_pitch src_pitch width_in_bytes "
         "dim_param pts connect_timeout on_connect on_publish on_message on_subscribe force_exit should_exit "
         "benchmark _create_connection"
     ),

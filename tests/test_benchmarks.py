@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from onnx.numpy_helper import from_array
+
+import edgesparse
+from edgesparse.runtime.evaluate import Answers, score
+from edgesparse.runtime.heads.base import Task
+from edgesparse.runtime.labels.read import Labels
 
 ROOT = Path(__file__).parents[1]
 IMPORT_ALL = """
@@ -84,9 +90,56 @@ def test_the_head_is_every_node_that_leads_to_no_layer_in_int8() -> None:
     assert sorted(head_of(model)) == ["output", "relu", "sigmoid"]
 
 
+@pytest.mark.parametrize("task", ["segment", "pose", "obb"])
+def test_what_is_drawn_in_scenes_of_tasks_scores_100_on_their_labels(task: Task, tmp_path: Path) -> None:
+    from benchmarks import task_scenes
+
+    coco = pytest.importorskip("pycocotools.mask")
+    task_scenes.export(tmp_path, task, 5, 6)
+    labels, answers = Labels(tmp_path / "instances.json", tmp_path / "images"), Answers(task)
+    for image in range(1, 7):
+        drawn = task_scenes.scene(task, 4 + image)
+        answers.sizes[image] = task_scenes.WIDTH, task_scenes.HEIGHT
+        for i, label in enumerate(drawn.classes):
+            mask = drawn.owner == i + 1
+            encoded = coco.encode(np.asfortranarray(mask, np.uint8))
+            points = (
+                np.concatenate([drawn.keypoints[i], np.ones((17, 1))], 1).ravel().tolist() if task == "pose" else []
+            )
+            shapes = {"segmentation": encoded, "keypoints": points, "rotated": drawn.boxes[i].tolist()}
+            key = {"segment": "segmentation", "pose": "keypoints", "obb": "rotated"}[task]
+            answers.rows.append([image, 0, 0, 1, 1, 0.9, label])
+            answers.shapes.append({key: shapes[key]})
+    names = task_scenes.CLASSES[task]
+    result = score(labels, answers, names, labels.match(names))
+    assert result.map == pytest.approx(100, abs=0.01) and len(result.classes) == len(names)
+
+
+@pytest.mark.parametrize("task", ["segment", "pose", "obb"])
+def test_networks_of_tasks_can_be_trained_and_are_recognized(task: Task, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch: needs PyTorch")
+    from benchmarks.task_networks import SIZE, TaskNetwork, export, loss
+    from benchmarks.trained_tasks import arrays, varied
+
+    torch.manual_seed(0)
+    net = TaskNetwork(task)
+    batch = {name: torch.from_numpy(x) for name, x in varied(arrays(task, range(2)), np.random.default_rng(0)).items()}
+    losses: Any = loss(net, batch)
+    losses.sum().backward()
+    gradients: list[Any] = [weight.grad for weight in net.parameters()]
+    assert losses.isfinite().all() and all(values.isfinite().all() for values in gradients)
+    export(net, tmp_path / "network.onnx")
+    with edgesparse.load(tmp_path / "network.onnx", store=tmp_path / "engines") as detector:
+        detector(np.zeros((180, 240, 3), np.uint8))
+        assert detector.spec.head == {"segment": "yolov8-seg", "pose": "yolov8-pose", "obb": "yolov8-obb"}[task]
+        assert detector.spec.input.size == SIZE
+
+
 def test_every_benchmark_can_be_imported() -> None:
-    """Without TensorRT, pycuda or PyTorch, which are only imported where they are used."""
+    """Without TensorRT, pycuda or PyTorch, which are only imported where they are used, or by a module of networks."""
     names = sorted(f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py"))
+    if find_spec("torch") is None:
+        names.remove("benchmarks.task_networks")
     command = [sys.executable, "-c", IMPORT_ALL, *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

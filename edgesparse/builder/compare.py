@@ -60,11 +60,10 @@ def compare_candidates(
     """Build and compare the candidates of a recipe in `folder`, each timed for `seconds`.
 
     Finished candidates are kept on this device, so that a later call with `resume` reuses them, until the caller
-    forgets those `kept`; with None, nothing is kept. Raises ModelError, ConfigError, and BuildError if no candidate is left:
-    MemoryBudgetExceeded, AccuracyGateFailed, SparsityNotAchieved if that is the reason.
+    forgets those `kept`; with None, nothing is kept. Raises ModelError, ConfigError, and BuildError if no candidate is
+    left: MemoryBudgetExceeded, AccuracyGateFailed, SparsityNotAchieved if that is the reason.
     """
-    folder = folder.absolute()  # child processes run in another folder
-    gate = Gate(recipe)
+    folder, gate = folder.absolute(), Gate(recipe)  # child processes run in another folder
     begun, limit, phases = time.monotonic(), recipe.build.time_limit or inf, Phases()
     progress("reading the model", 0, 0)
     with phases.phase("model"):
@@ -82,8 +81,7 @@ def compare_candidates(
     builder = CandidateBuilder(build, files, seconds, gate.scoring(), finished)
     with phases.phase("candidates"):
         attempts = _attempts(builder, plans, gate)
-    complete = not any(attempt.reason == TIME_IS_UP for attempt in attempts)
-    kept = finished if complete else None
+    kept = None if any(attempt.reason == TIME_IS_UP for attempt in attempts) else finished
     passed = [attempt for attempt in attempts if attempt.outcome == "lost"]
     if not passed:
         if kept is not None:

@@ -32,7 +32,7 @@ def detection_loss(detector: Detector, outputs: tuple[Tensor, Tensor], boxes: Te
     overlap = ((1 - complete_iou(predicted, truth)) * weight).sum() / total
     label = functional.binary_cross_entropy_with_logits(scores, targets, reduction="sum") / total
     sides = _sides(truth, detector.points) / detector.strides
-    spread = (_distribution_loss(logits, sides) * weight).sum() / total
+    spread = (distribution_loss(logits, sides) * weight).sum() / total
     return torch.stack([BOX * overlap, CLASS * label, DISTRIBUTION * spread])
 
 
@@ -83,7 +83,7 @@ def complete_iou(a: Tensor, b: Tensor) -> Tensor:
     return overlap - apart / diagonal - share * shape
 
 
-def _distribution_loss(logits: Tensor, sides: Tensor) -> Tensor:
+def distribution_loss(logits: Tensor, sides: Tensor) -> Tensor:
     """Return the cross entropy with the two bins next to `sides` [B, 4, N], averaged over the four sides, [B, N]."""
     target = sides.clamp(0, BINS - 1.01)
     lower = target.floor()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -37,10 +37,13 @@ class Plan:
     decay: float = 0.02
 
 
-class Average:
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class Average(Generic[Net]):
     """Exponential moving average of weights and batch norm statistics, over fewer steps at first."""
 
-    def __init__(self, detector: Detector, decay: float = 0.9995) -> None:
+    def __init__(self, detector: Net, decay: float = 0.9995) -> None:
         self.detector, self._decay, self.steps = copy.deepcopy(detector).eval(), decay, 0
         self.detector.requires_grad_(False)
         self._mine, self._others = _floats(self.detector), _floats(detector)
@@ -89,7 +92,7 @@ class Phase:
     def _learn(self, album: Album) -> torch.Tensor:
         progress, plan = self.progress, self.plan
         for group in self.optimizer.param_groups:
-            group["lr"] = plan.rate * _cosine(progress, plan.warm)
+            group["lr"] = plan.rate * cosine(progress, plan.warm)
         batch = album.batch(plan.batch, self.random, 0.6 if progress < 1 - plan.plain else 0.0)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
@@ -170,7 +173,7 @@ def _groups(detector: Detector, decay: float) -> list[dict[str, Any]]:
     return [{"params": weights, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def _cosine(progress: float, warm: float) -> float:
+def cosine(progress: float, warm: float) -> float:
     if progress < warm:
         return max(progress / warm, 0.01)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))

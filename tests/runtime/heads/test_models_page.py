@@ -288,7 +288,7 @@ TOP = f"""\
 - **INT8**: the boxes are the same after `quantize`, calibrated on images: all convolutions are INT8 but the last, which
   writes the raw outputs and stays in float, as in every network. **2:4**: they are the same after `prune`, which makes
   those convolutions 2:4. Both show that the family's outputs pass through, not what INT8 and 2:4 cost a trained network
-  in accuracy: [Exporters tested](../results/models.md#trained-networks) has four, and a build's gate measures yours.
+  in accuracy: [Exporters tested](../results/models.md#trained-networks) has seven, and a build's gate measures yours.
 
 | head | recognized | right | GPU kernel | INT8 | 2:4 |
 |---|---|---|---|---|---|"""
