@@ -78,12 +78,14 @@ class Counts:
 
     def crossings_of(self, line: str, direction: Direction) -> dict[int, int]:
         """Return the number of crossings per class id."""
-        return {id_: n for (name, way, id_), n in sorted(self.crossed.items()) if (name, way) == (line, direction)}
+        return dict(
+            sorted((id_, n) for (name, way, id_), n in self.crossed.items() if name == line and way == direction)
+        )
 
     def entries_of(self, zone: str) -> dict[int, int]:
         """Return the number of stays that began, per class id."""
-        return {class_id: count for (name, class_id), count in sorted(self.entered.items()) if name == zone}
+        return dict(sorted((class_id, count) for (name, class_id), count in self.entered.items() if name == zone))
 
     def exits_of(self, zone: str) -> dict[int, tuple[int, float]]:
         """Return the number of stays that ended, and their seconds in total, per class id."""
-        return {class_id: ended for (name, class_id), ended in sorted(self.left.items()) if name == zone}
+        return dict(sorted((class_id, ended) for (name, class_id), ended in self.left.items() if name == zone))

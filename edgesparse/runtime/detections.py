@@ -167,6 +167,14 @@ class Detections:
         )
 
 
+def having(detections: Detections, **fields: object) -> Detections:
+    """Return the same detections with other values of some fields, as `dataclasses.replace` does, in a fraction of its
+    time: the frame loop needs it for every frame."""
+    other = object.__new__(Detections)
+    other.__dict__.update(detections.__dict__, **fields)
+    return other
+
+
 def _selection(key: Sequence[int] | Sequence[bool] | NDArray[Any]) -> NDArray[Any]:
     """Return a mask or positions; an empty list selects nothing."""
     array = np.asarray(key)

@@ -53,14 +53,16 @@ class Viewed:
 
     def add(self, camera: str, detections: Detections) -> InView | None:
         """Take a frame's detections. Returns what the camera sees if it sees more of something than before."""
-        zones = detections.zones or ((),) * len(detections)
-        counts: Counter[Key] = Counter()
-        for class_id, inside in zip(detections.class_id.tolist(), zones, strict=True):
-            if detections.zones is not None and not inside:
-                continue  # it only crosses a line, outside of all zones
-            counts["", class_id] += 1
-            for zone in inside:
-                counts[zone, class_id] += 1
+        classes = detections.class_id.tolist()
+        counts: dict[Key, int]
+        if detections.zones is None:
+            counts = {("", class_id): count for class_id, count in Counter(classes).items()}
+        else:
+            counts = {}
+            for (class_id, inside), count in Counter(zip(classes, detections.zones, strict=True)).items():
+                # What is in no zone only crosses a line.
+                for key in (("", class_id), *((zone, class_id) for zone in inside)) if inside else ():
+                    counts[key] = counts.get(key, 0) + count
         with self._lock:
             shown, lately = self._shown.get(camera), self._lately.setdefault(camera, {})
             for key, count in counts.items():

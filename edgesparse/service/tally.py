@@ -72,8 +72,8 @@ class Tally:
         counts.bins[_EACH, np.searchsorted(_BOUNDS_NS, row)] += 1
         counts.sums += row
         classes = counts.classes
-        known = detections.class_id < len(classes)  # for a moment after a reload there may be more classes
-        np.add.at(classes, detections.class_id[known], 1)
+        # For a moment after a reload there may be more classes.
+        classes += np.bincount(detections.class_id, minlength=len(classes))[: len(classes)]
         if detections.counts is not None:
             self.counts[camera] = detections.counts
         elif camera in self.counts:

@@ -23,7 +23,7 @@ from edgesparse.stream.sources.base import Source, State
 from edgesparse.stream.sources.open import open_source
 from edgesparse.stream.summary import CameraCounts
 from edgesparse.stream.totals import Totals, totals
-from edgesparse.stream.tracks import Tracks
+from edgesparse.stream.tracks import Seen, Tracks, follow
 from edgesparse.tiles import Tiles
 
 
@@ -115,15 +115,25 @@ class Feed:
         """Return when the next frame is expected; see Arrivals."""
         return self._arrivals.expected_ns(now_ns, self.due_ns)
 
-    def select(self, frame: Frame, detections: Detections) -> Detections:
-        """Return the detections of a frame that count. Call it in the order in which frames were taken."""
+    def seen(self, detections: Detections) -> Detections:
+        """Return the detections that are above this camera's thresholds, or its tracker's."""
+        if self._thresholds is None or not len(detections):
+            return detections
+        enough = detections.confidence >= self._thresholds[detections.class_id]
+        return detections if enough.all() else detections[enough]
+
+    def to_follow(self, detections: Detections) -> Seen | None:
+        """Return what the tracker needs to know; None without tracking."""
+        if self._tracks is None:
+            return None
+        weak = None
+        if self._strong is not None and len(detections):
+            weak = detections.confidence < self._strong[detections.class_id]
+        return Seen(self._tracks, detections, weak)
+
+    def count(self, frame: Frame, detections: Detections) -> Detections:
+        """Count a frame and what its detections do. Returns those that count."""
         self.status.frames += 1
-        if self._thresholds is not None and len(detections):
-            enough = detections.confidence >= self._thresholds[detections.class_id]
-            detections = detections if enough.all() else detections[enough]
-        if self._tracks is not None:
-            weak = None if self._strong is None else detections.confidence < self._strong[detections.class_id]
-            detections = self._tracks.follow(detections, weak)
         return detections if self.counter is None else self.counter.count(frame, detections)
 
     def summary(self) -> CameraCounts:
@@ -146,6 +156,14 @@ class Feed:
             status.since_ns = max(source.since_ns, self._resumed_ns)
         status.dropped, status.reopened = source.dropped, source.reopened
         status.age_ns = time.monotonic_ns() - source.newest_ns if source.newest_ns else 0
+
+
+def track(feeds: Sequence[Feed], detections: Sequence[Detections]) -> list[Detections]:
+    """Return the detections in a frame of each camera that reach its thresholds, with the numbers of their objects if
+    they are tracked. Call it in the order in which frames were taken, with each camera once; `Feed.count` follows."""
+    seen = [feed.seen(each) for feed, each in zip(feeds, detections, strict=True)]
+    to_follow = [each for each in map(Feed.to_follow, feeds, seen) if each is not None]
+    return follow(to_follow) if to_follow else seen  # either all cameras are tracked or none
 
 
 @dataclass

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgesparse.camera import Camera
 from edgesparse.runtime.counts import Counts, Crossing, Stay
-from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.detections import Detections, having
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.lines import LEAST_MARGIN, MARGIN, Passage, PlacedLine
 from edgesparse.stream.tracks import MOST_MISSED
@@ -45,8 +45,7 @@ class Counter:
         self._zones = Zones(camera.zones)
         self._like = like
         self._objects: dict[int, _Object] = {}
-        self._placed: dict[str, PlacedLine] = {}
-        self._size = (0, 0)
+        self._place(0, 0)
         self._frame = self._now_ns = 0
 
     def count(self, frame: Frame, detections: Detections) -> Detections:
@@ -59,25 +58,27 @@ class Counter:
         dwell: list[tuple[float, ...]] = [()] * len(detections)
         crossings: list[Crossing] = []
         entries: list[Stay] = []
+        points: list[list[float]] = []
         if len(detections):
-            anchors = np.clip(detections.anchors, 0, self._size)  # a line across the frame has no way around its ends
-            zones = self._zones.containing(anchors / np.array(self._size, np.float32))
+            # In the frame, as a line across it has no way around its ends.
+            points = np.minimum(np.maximum(detections.anchors, 0), self._corner).tolist()
+            width, height = self._size
+            zones = self._zones.containing([(x / width, y / height) for x, y in points])
         if len(detections) and self.counts.tracked and detections.track_id is not None:
-            points, margins = anchors.tolist(), self._margins(detections)
-            for row, track_id in enumerate(detections.track_id.tolist()):
+            numbers, margins = detections.track_id.tolist(), self._margins(detections) if self._placed else ()
+            for row, track_id in enumerate(numbers):
                 if track_id < 0:
                     continue
                 if (known := self._objects.get(track_id)) is None:
                     known = self._objects[track_id] = _Object(track_id, int(detections.class_id[row]))
                 known.seen = self._frame
-                crossings += self._crossings(known, points[row], margins[row])
-                entries += self._entries(known, zones[row])
-                exits += self._exits(known, zones[row])
-                dwell[row] = tuple([known.presences[zone].seconds for zone in zones[row]])
+                if margins:
+                    self._cross(known, points[row], margins[row], crossings)
+                dwell[row] = self._stay(known, zones[row], entries, exits)
         if self._objects:
             exits += self._forget(MOST_MISSED)
         self.counts = self.counts.after(tuple(crossings), tuple(entries), tuple(exits))
-        return self._select(replace(detections, counts=self.counts), zones, dwell)
+        return self._select(detections, zones, dwell)
 
     def _begin(self, frame: Frame) -> list[Stay]:
         """Continue what is continued. Returns the stays that end because the frame is not connected with the last."""
@@ -92,7 +93,7 @@ class Counter:
         return [] if connected else list(self._forget(0))
 
     def _place(self, width: int, height: int) -> None:
-        self._size = width, height
+        self._size, self._corner = (width, height), np.array((width, height), np.float64)
         self._placed = {name: PlacedLine.of(points, width, height) for name, points in self.counts.lines.items()}
 
     def _continue(self) -> None:
@@ -126,28 +127,32 @@ class Counter:
 
     def _margins(self, detections: Detections) -> list[float]:
         """Return the distance in pixels beyond a line from which on each object is clearly on that side."""
-        sides = (detections.xyxy[:, 2:] - detections.xyxy[:, :2]).max(axis=1, initial=0.0)
-        margins: list[float] = np.maximum(sides * MARGIN, LEAST_MARGIN * self._size[1]).tolist()
+        left, top, right, bottom = detections.xyxy.T
+        longer = np.maximum(right - left, bottom - top)
+        margins: list[float] = np.maximum(longer * MARGIN, LEAST_MARGIN * self._size[1]).tolist()
         return margins
 
-    def _crossings(self, known: _Object, anchor: Sequence[float], margin: float) -> Iterator[Crossing]:
+    def _cross(self, known: _Object, anchor: Sequence[float], margin: float, crossings: list[Crossing]) -> None:
+        """Take an object's next position, and add the lines that it has crossed."""
         for name, line in self._placed.items():
             if (passage := known.passages.get(name)) is None:
                 passage = known.passages[name] = Passage()
             if (direction := passage.step(*line.locate(anchor[0], anchor[1]), margin)) is not None:
-                yield Crossing(name, direction, known.track_id, known.class_id)
+                crossings.append(Crossing(name, direction, known.track_id, known.class_id))
 
-    def _entries(self, known: _Object, zones: Sequence[str]) -> Iterator[Stay]:
+    def _stay(self, known: _Object, zones: Sequence[str], entries: list[Stay], exits: list[Stay]) -> tuple[float, ...]:
+        """Take the zones that an object is in now, and add the stays that begin and end. Returns for how many seconds
+        it has been in each."""
+        now_ns, presences, seconds = self._now_ns, known.presences, []
         for zone in zones:
-            if zone not in known.presences:
-                known.presences[zone] = Presence(self._now_ns)
-                yield Stay(zone, known.track_id, known.class_id)
-
-    def _exits(self, known: _Object, zones: Sequence[str]) -> Iterator[Stay]:
-        for zone, presence in list(known.presences.items()):
-            if presence.see(self._now_ns, zone in zones):
-                del known.presences[zone]
-                yield Stay(zone, known.track_id, known.class_id, presence.seconds)
+            if (presence := presences.get(zone)) is None:
+                presence = presences[zone] = Presence(now_ns)
+                entries.append(Stay(zone, known.track_id, known.class_id))
+            seconds.append(presence.see(now_ns))
+        if len(presences) > len(zones):
+            left = [zone for zone in presences if zone not in zones and presences[zone].ended(now_ns)]
+            exits += [Stay(zone, known.track_id, known.class_id, presences.pop(zone).seconds) for zone in left]
+        return tuple(seconds)
 
     def _forget(self, missed: int) -> Iterator[Stay]:
         """Forget objects that were not seen in more than `missed` frames before this one, and end their stays."""
@@ -160,9 +165,10 @@ class Counter:
         self, detections: Detections, zones: list[tuple[str, ...]], dwell: list[tuple[float, ...]]
     ) -> Detections:
         if not self.counts.zones:
-            return detections
+            return having(detections, counts=self.counts)
         times = tuple(dwell) if self.counts.tracked else None
-        detections, kept = replace(detections, zones=tuple(zones), dwell=times), list(map(bool, zones))
+        detections = having(detections, counts=self.counts, zones=tuple(zones), dwell=times)
+        kept = list(map(bool, zones))
         if self.counts.crossings and detections.track_id is not None:
             crossed = {crossing.track_id for crossing in self.counts.crossings}
             kept = [keep or number in crossed for keep, number in zip(kept, detections.track_id.tolist(), strict=True)]

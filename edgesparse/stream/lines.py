@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edgesparse.runtime.counts import Direction, Polygon
 
 MARGIN = 0.05
@@ -13,12 +11,13 @@ LEAST_MARGIN = 0.004
 _ROUNDING = 1e-6
 
 
-@dataclass(frozen=True)
 class PlacedLine:
     """A line in a frame of a certain size, in pixels."""
 
-    start: tuple[float, float]
-    step: tuple[float, float]
+    def __init__(self, start: tuple[float, float], step: tuple[float, float]) -> None:
+        (self._x, self._y), (self._dx, self._dy) = start, step
+        self._square = self._dx * self._dx + self._dy * self._dy
+        self._length = self._square**0.5
 
     @classmethod
     def of(cls, points: Polygon, width: int, height: int) -> PlacedLine:
@@ -28,9 +27,8 @@ class PlacedLine:
     def locate(self, x: float, y: float) -> tuple[float, float]:
         """Return a point's distance from the line in pixels, positive to its right, and where along the line it is, 0
         at the first point and 1 at the second."""
-        dx, dy = self.step
-        square, x, y = dx * dx + dy * dy, x - self.start[0], y - self.start[1]
-        return (dx * y - dy * x) / square**0.5, (dx * x + dy * y) / square
+        dx, dy, x, y = self._dx, self._dy, x - self._x, y - self._y
+        return (dx * y - dy * x) / self._length, (dx * x + dy * y) / self._square
 
 
 class Passage:
@@ -60,6 +58,9 @@ class Passage:
         `margin`: the distance in pixels from which on it is clearly on a side.
         """
         side = (distance > 0) - (distance < 0)
+        if side != 0 and side == self._nearly == self._side and (distance >= margin or -distance >= margin):
+            self._before, self._at_line, self._net = (distance, share), False, 0  # as most: it stays where it was
+            return None
         if side == 0:
             self._at_line |= _within(share)
         else:

@@ -1,4 +1,4 @@
-"""Tracks objects from frame to frame of a camera: SORT (Bewley et al., 2016), in NumPy.
+"""Tracks objects from frame to frame of a camera: SORT (Bewley et al., 2016), in NumPy, all cameras of a batch at once.
 
 Every object has a Kalman filter that predicts its box in the next frame; detections are assigned to the objects whose
 predicted boxes they overlap most. The filter's noise parameters are those of the authors' implementation. Pairs are
@@ -8,12 +8,14 @@ boxes, and no additional library is needed.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.detections import Detections, having
 
 LEAST_OVERLAP = 0.2
 """Least IoU of a box with the predicted box of its object."""
@@ -24,16 +26,19 @@ LEAST_OVERLAP_OF_WEAK = 0.5
 SURE = 2
 """Number of sightings after which a box counts as an object."""
 
-# The state of an object: x and y of its center, area, aspect ratio, then the change per frame of the first three.
-_STATES, _MEASURED, _MOVING = 7, 4, 3
-# Variances. Nothing ever relates one measured value to another, so the filter's matrices have no other entries than the
+# An object is a column. Its state: x and y of its center, area, aspect ratio, then the change per frame of the first
+# three. Nothing ever relates one measured value to another, so the filter's matrices have no other entries than the
 # variances and, for each value that changes, its covariance with its change: no matrix is multiplied or inverted.
-_PROCESS_NOISE = np.array([1, 1, 1, 1, 1e-2, 1e-2, 1e-4])
-_MEASUREMENT_NOISE = np.array([1.0, 1, 10, 10])
-_FIRST_VARIANCE = np.array([10.0, 10, 10, 10, 1e4, 1e4, 1e4])
+_STATE, _VARIANCE, _COVARIANCE = slice(0, 7), slice(7, 14), slice(14, 17)
+_CLASS, _NUMBER, _SIGHTINGS, _MISSED, _ROWS = range(17, 22)
+_MEASURED, _MOVING = 4, 3
+_PROCESS_NOISE = np.array([1, 1, 1, 1, 1e-2, 1e-2, 1e-4])[:, None]
+_MEASUREMENT_NOISE = np.array([1.0, 1, 10, 10])[:, None]
+_FIRST_VARIANCE = np.array([10.0, 10, 10, 10, 1e4, 1e4, 1e4])[:, None]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 _NONE: Ints = np.empty(0, np.int64)
 
@@ -42,147 +47,203 @@ class Tracks:
     """The objects of one camera. An object keeps its class."""
 
     def __init__(self) -> None:
-        self._state: Floats = np.empty((0, _STATES))
-        self._variance: Floats = np.empty((0, _STATES))
-        self._covariance: Floats = np.empty((0, _MOVING))
-        """Of the first states with their changes."""
-        self._class_id: Ints = np.empty(0, np.int64)
-        self._number: Ints = np.empty(0, np.int64)
-        self._sightings: Ints = np.empty(0, np.int64)
-        self._missed: Ints = np.empty(0, np.int64)
-        self._next = 1
+        self.table: Floats = np.empty((_ROWS, 0))
+        """A column per object, in float64, which is exact for their numbers."""
+        self.next = 1
+        """The number of the next object."""
 
     def __len__(self) -> int:
         """Number of objects, including those not yet confirmed and those out of sight."""
-        return len(self._number)
+        return int(self.table.shape[1])
 
-    def follow(self, detections: Detections, weak: NDArray[np.bool_] | None = None) -> Detections:
-        """Return the next frame's detections with `track_id`: -1 if an object has not been seen often enough.
 
-        `weak` bool [n]: detections whose confidence is too low to count on its own. They are matched last, with
-        objects that were seen in the previous frame and have no other box; those without an object are left out
-        (ByteTrack: Zhang et al., 2022).
-        """
-        if not len(self) and not len(detections):  # as in most frames of most cameras
-            return replace(detections, track_id=_NONE)
-        measured, boxes_seen = _measure(detections.xyxy)
-        self._predict()
-        overlap = _overlap(_boxes(self._state), boxes_seen)
-        overlap[self._class_id[:, None] != detections.class_id] = 0.0
-        if weak is None or not weak.any():
-            tracks, boxes = _pairs(overlap)
-        else:
-            tracks, boxes = self._in_two_steps(overlap, weak)
-        self._missed += 1
-        self._update(tracks, measured[boxes])
-        able = np.ones(len(detections), bool) if weak is None else ~weak
-        able[boxes] = False
-        new = np.flatnonzero(able)
-        owner = np.full(len(detections), -1)
+class Seen(NamedTuple):
+    """What the next frame of a camera shows.
+
+    `weak` bool [n]: detections whose confidence is too low to count on its own. They are matched last, with objects
+    that were seen in the previous frame and have no other box; those without an object are left out (ByteTrack: Zhang
+    et al., 2022).
+    """
+
+    tracks: Tracks
+    detections: Detections
+    weak: Bools | None = None
+
+
+def follow(seen: Sequence[Seen]) -> list[Detections]:
+    """Return the detections of a frame of each camera with `track_id`: -1 if an object has not been seen often enough.
+
+    A call of NumPy takes longer than what it does for a dozen boxes, so there is one for all cameras.
+    """
+    tracks_at = list(accumulate((len(each.tracks) for each in seen), initial=0))
+    boxes_at = list(accumulate((len(each.detections) for each in seen), initial=0))
+    if not tracks_at[-1] and not boxes_at[-1]:  # as in most frames of most cameras
+        return [having(each.detections, track_id=_NONE) for each in seen]
+    table = np.concatenate([each.tracks.table for each in seen], axis=1)
+    class_id = np.concatenate([each.detections.class_id for each in seen]).astype(np.float64)
+    weak = np.concatenate([np.zeros(len(d), bool) if weak is None else weak for _, d, weak in seen])
+    measured, corners = _measure(np.concatenate([each.detections.xyxy for each in seen]))
+    _predict(table)
+    candidates = _candidates((table, tracks_at), (corners, class_id, boxes_at))
+    owner = np.full(len(weak), -1)
+    if len(candidates.tracks):
+        tracks, boxes = _pairs(candidates) if not weak.any() else _in_two_steps(table, candidates, weak)
         owner[boxes] = tracks
-        owner[new] = len(self) + np.arange(len(new))
-        self._add(measured[new], detections.class_id[new])
-        self._give_numbers(owner[owner >= 0])
-        numbers = np.append(self._number, -1)[owner]  # the last one for those without an object
-        self._keep(self._missed <= MOST_MISSED)
-        followed = replace(detections, track_id=numbers)
-        return followed if weak is None or not weak.any() else followed[~weak | (numbers >= 0)]
+    boxes = np.flatnonzero(owner >= 0)
+    tracks = owner[boxes]
+    _update(table, tracks, measured[:, boxes])
+    _give_numbers(table, tracks, np.searchsorted(boxes, boxes_at), seen)
+    new = np.flatnonzero((owner < 0) & ~weak)
+    numbers = np.append(table[_NUMBER], -1).astype(np.int64)[owner]
+    _keep(table, _first(measured[:, new], class_id[new]), (tracks_at, np.searchsorted(new, boxes_at)), seen)
+    return [_numbered(each, numbers[start:end]) for each, (start, end) in zip(seen, pairwise(boxes_at), strict=True)]
 
-    def _in_two_steps(self, overlap: Floats, weak: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-        """Pair objects with the detections that count, then those that are left with weak ones."""
-        tracks, boxes = _pairs(np.where(weak, 0.0, overlap))
-        rest = np.where(weak & (overlap >= LEAST_OVERLAP_OF_WEAK), overlap, 0.0)
-        rest[tracks] = 0.0
-        rest[(self._missed > 0) | (self._number < 0)] = 0.0
-        more = _pairs(rest)
-        return np.concatenate([tracks, more[0]]), np.concatenate([boxes, more[1]])
 
-    def _predict(self) -> None:
-        state, variance, covariance = self._state, self._variance, self._covariance
-        state[state[:, 2] + state[:, 6] <= 0, 6] = 0.0  # it would shrink to nothing
-        state[:, :_MOVING] += state[:, _MEASURED:]
-        variance[:, :_MOVING] += covariance
-        covariance += variance[:, _MEASURED:]
-        variance[:, :_MOVING] += covariance
-        variance += _PROCESS_NOISE
+def _numbered(seen: Seen, numbers: Ints) -> Detections:
+    followed = having(seen.detections, track_id=numbers)
+    return followed if seen.weak is None or not seen.weak.any() else followed[~seen.weak | (numbers >= 0)]
 
-    def _update(self, tracks: Ints, measured: Floats) -> None:
-        """Apply the Kalman correction."""
-        variance, covariance = self._variance[tracks], self._covariance[tracks]
-        certainty = 1.0 / (variance[:, :_MEASURED] + _MEASUREMENT_NOISE)
-        gain, gain_of_change = variance[:, :_MEASURED] * certainty, covariance * certainty[:, :_MOVING]
-        residual = measured - self._state[tracks, :_MEASURED]
-        self._state[tracks] += np.concatenate([gain * residual, gain_of_change * residual[:, :_MOVING]], axis=1)
-        variance[:, :_MEASURED] -= gain * variance[:, :_MEASURED]
-        variance[:, _MEASURED:] -= gain_of_change * covariance
-        self._variance[tracks], self._covariance[tracks] = variance, covariance - gain[:, :_MOVING] * covariance
-        self._missed[tracks] = 0
-        self._sightings[tracks] += 1
 
-    def _add(self, measured: Floats, class_id: Ints) -> None:
-        if (count := len(measured)) == 0:
-            return
-        state = np.concatenate([measured, np.zeros((count, _STATES - _MEASURED))], axis=1)
-        self._state = np.concatenate([self._state, state])
-        self._variance = np.concatenate([self._variance, np.broadcast_to(_FIRST_VARIANCE, (count, _STATES))])
-        self._covariance = np.concatenate([self._covariance, np.zeros((count, _MOVING))])
-        self._class_id = np.concatenate([self._class_id, class_id])
-        self._number = np.concatenate([self._number, np.full(count, -1)])
-        self._sightings = np.concatenate([self._sightings, np.ones(count, np.int64)])
-        self._missed = np.concatenate([self._missed, np.zeros(count, np.int64)])
+class _Candidates(NamedTuple):
+    """Objects and boxes of the same camera and class that overlap, and their IoU: [n] each, in the objects' order."""
 
-    def _give_numbers(self, tracks: Ints) -> None:
-        """Number newly confirmed objects, in the order of their boxes."""
-        fresh = tracks[(self._number[tracks] < 0) & (self._sightings[tracks] >= SURE)]
-        self._number[fresh] = self._next + np.arange(len(fresh))
-        self._next += len(fresh)
+    tracks: Ints
+    boxes: Ints
+    overlap: Floats
 
-    def _keep(self, keep: NDArray[np.bool_]) -> None:
-        if not keep.all():
-            self._state, self._variance = self._state[keep], self._variance[keep]
-            self._covariance = self._covariance[keep]
-            self._class_id, self._number = self._class_id[keep], self._number[keep]
-            self._sightings, self._missed = self._sightings[keep], self._missed[keep]
+    def where(self, mask: Bools) -> _Candidates:
+        return _Candidates(self.tracks[mask], self.boxes[mask], self.overlap[mask])
+
+
+def _candidates(objects: tuple[Floats, Sequence[int]], detected: tuple[Floats, Floats, Sequence[int]]) -> _Candidates:
+    """Return the pairs of LEAST_OVERLAP or more. Objects and detections with where those of each camera start."""
+    (table, tracks_at), (corners, class_id, boxes_at) = objects, detected
+    expected = _boxes(table)
+    # Two boxes overlap if each begins, on both axes, before the other ends.
+    begin, end = np.concatenate([expected[:2], -expected[2:]]), np.concatenate([corners[2:], -corners[:2]])
+    tracks, boxes = [_NONE], [_NONE]
+    for (first, last), (start, stop) in zip(pairwise(tracks_at), pairwise(boxes_at), strict=True):
+        if first < last and start < stop:
+            near = np.logical_and.reduce(begin[:, first:last, None] < end[:, None, start:stop], axis=0)
+            near &= table[_CLASS, first:last, None] == class_id[start:stop]
+            track, box = np.divmod(np.flatnonzero(near), stop - start)
+            tracks.append(track + first)
+            boxes.append(box + start)
+    track, box = np.concatenate(tracks), np.concatenate(boxes)
+    overlap = _overlap(expected.take(track, 1), corners.take(box, 1))
+    return _Candidates(track, box, overlap).where(overlap >= LEAST_OVERLAP)
+
+
+def _pairs(candidates: _Candidates) -> tuple[Ints, Ints]:
+    """Match objects with boxes, largest overlap first; each is used once."""
+    tracks, boxes, overlap = candidates
+    alone = (np.bincount(tracks)[tracks] == 1) & (np.bincount(boxes)[boxes] == 1)
+    if alone.all():
+        return tracks, boxes
+    rest = np.flatnonzero(~alone)
+    rest = rest[np.argsort(-overlap[rest], kind="stable")]
+    used: tuple[set[int], set[int]] = set(), set()
+    chosen = []
+    for row, track, box in zip(rest.tolist(), tracks[rest].tolist(), boxes[rest].tolist(), strict=True):
+        if track not in used[0] and box not in used[1]:
+            used[0].add(track)
+            used[1].add(box)
+            chosen.append(row)
+    alone[chosen] = True
+    return tracks[alone], boxes[alone]
+
+
+def _in_two_steps(table: Floats, candidates: _Candidates, weak: Bools) -> tuple[Ints, Ints]:
+    """Pair objects with the detections that count, then those that are left with weak ones."""
+    is_weak = weak[candidates.boxes]
+    tracks, boxes = _pairs(candidates.where(~is_weak))
+    free = (table[_MISSED] == 0) & (table[_NUMBER] >= 0)
+    free[tracks] = False
+    rest = is_weak & (candidates.overlap >= LEAST_OVERLAP_OF_WEAK) & free[candidates.tracks]
+    more = _pairs(candidates.where(rest))
+    return np.concatenate([tracks, more[0]]), np.concatenate([boxes, more[1]])
+
+
+def _predict(table: Floats) -> None:
+    state, variance, covariance = table[_STATE], table[_VARIANCE], table[_COVARIANCE]
+    state[6, state[2] + state[6] <= 0] = 0.0  # it would shrink to nothing
+    state[:_MOVING] += state[_MEASURED:]
+    variance[:_MOVING] += covariance
+    covariance += variance[_MEASURED:]
+    variance[:_MOVING] += covariance
+    variance += _PROCESS_NOISE
+
+
+def _update(table: Floats, tracks: Ints, measured: Floats) -> None:
+    """Apply the Kalman correction to those that were seen; the gain of others is 0, which changes nothing."""
+    state, variance, covariance = table[_STATE], table[_VARIANCE], table[_COVARIANCE]
+    was_seen = np.zeros(table.shape[1])
+    was_seen[tracks] = 1.0
+    certainty = was_seen / (variance[:_MEASURED] + _MEASUREMENT_NOISE)
+    gain, gain_of_change = variance[:_MEASURED] * certainty, covariance * certainty[:_MOVING]
+    residual = np.zeros_like(gain)
+    residual[:, tracks] = measured - state[:_MEASURED].take(tracks, 1)
+    state[:_MEASURED] += gain * residual
+    state[_MEASURED:] += gain_of_change * residual[:_MOVING]
+    variance[:_MEASURED] -= gain * variance[:_MEASURED]
+    variance[_MEASURED:] -= gain_of_change * covariance
+    covariance -= gain[:_MOVING] * covariance
+    table[_SIGHTINGS] += was_seen
+    table[_MISSED] += 1
+    table[_MISSED, tracks] = 0
+
+
+def _first(measured: Floats, class_id: Floats) -> Floats:
+    """Return columns of new objects."""
+    table = np.zeros((_ROWS, len(class_id)))
+    table[:_MEASURED], table[_VARIANCE], table[_CLASS] = measured, _FIRST_VARIANCE, class_id
+    table[_NUMBER], table[_SIGHTINGS] = -1, 1
+    return table
+
+
+def _give_numbers(table: Floats, tracks: Ints, starts: Ints, seen: Sequence[Seen]) -> None:
+    """Number newly confirmed objects, in the order of their boxes. `starts`: where the tracks of each camera start."""
+    fresh = np.flatnonzero((table[_NUMBER, tracks] < 0) & (table[_SIGHTINGS, tracks] >= SURE))
+    if len(fresh):
+        starts = np.searchsorted(fresh, starts)
+        counts = np.diff(starts)
+        first = np.array([each.tracks.next for each in seen]) - starts[:-1]
+        table[_NUMBER, tracks[fresh]] = np.arange(len(fresh)) + np.repeat(first, counts)
+        for each, count in zip(seen, counts.tolist(), strict=True):
+            each.tracks.next += count
+
+
+def _keep(table: Floats, new: Floats, starts: tuple[Sequence[int], Ints], seen: Sequence[Seen]) -> None:
+    """Give each camera its objects, without those that are long gone, then its new ones. `starts`: of each camera in
+    both tables."""
+    kept = table[_MISSED] <= MOST_MISSED
+    is_kept = kept.all()
+    for each, (first, last), (start, stop) in zip(seen, pairwise(starts[0]), pairwise(starts[1].tolist()), strict=True):
+        old = table[:, first:last] if is_kept else table[:, first:last][:, kept[first:last]]
+        each.tracks.table = np.concatenate([old, new[:, start:stop]], axis=1) if start < stop else old
 
 
 def _measure(xyxy: NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """Return center, area and aspect ratio [n, 4] of boxes, and their corners [n, 4]; sides are at least one pixel."""
-    boxes = xyxy.astype(np.float64)
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0)
-    boxes[:, 2:] = boxes[:, :2] + sides
-    width, height = sides[:, :1], sides[:, 1:]
-    return np.concatenate([boxes[:, :2] + sides / 2, width * height, width / height], axis=1), boxes
+    """Return center, area and aspect ratio [4, n] of boxes [n, 4], and their corners [4, n]; sides are at least one
+    pixel."""
+    boxes = np.array(xyxy.T, np.float64, order="C")
+    sides = np.maximum(boxes[2:] - boxes[:2], 1.0)
+    boxes[2:] = boxes[:2] + sides
+    return np.concatenate([boxes[:2] + sides / 2, sides[:1] * sides[1:], sides[:1] / sides[1:]]), boxes
 
 
-def _boxes(states: Floats) -> Floats:
-    """Return the corners [n, 4] of states."""
-    positive = np.maximum(states[:, 2:4], 1e-6)
-    area, ratio = positive[:, :1], positive[:, 1:]
+def _boxes(table: Floats) -> Floats:
+    """Return the corners [4, n] of states."""
+    area, ratio = np.maximum(table[2:4], 1e-6)
     width = np.sqrt(area * ratio)
-    half = np.concatenate([width, area / width], axis=1) / 2
-    return np.concatenate([states[:, :2] - half, states[:, :2] + half], axis=1)
+    half = np.stack([width, area / width]) / 2
+    return np.concatenate([table[:2] - half, table[:2] + half])
 
 
 def _overlap(first: Floats, second: Floats) -> Floats:
-    """Return the IoU [n, m] of every box in one list with every box in the other."""
-    corner = np.maximum(first[:, None, :2], second[None, :, :2])
-    sides = np.maximum(np.minimum(first[:, None, 2:], second[None, :, 2:]) - corner, 0.0)
-    shared = sides[..., 0] * sides[..., 1]
-    areas = [(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in (first, second)]
-    iou: Floats = shared / (areas[0][:, None] + areas[1] - shared)
+    """Return the IoU [n] of every box [4, n] in one list with its partner in the other."""
+    sides = np.maximum(np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2]), 0.0)
+    shared = sides[0] * sides[1]
+    areas = [(boxes[2] - boxes[0]) * (boxes[3] - boxes[1]) for boxes in (first, second)]
+    iou: Floats = shared / (areas[0] + areas[1] - shared)
     return iou
-
-
-def _pairs(overlap: Floats) -> tuple[Ints, Ints]:
-    """Match rows with columns, largest overlap first; each is used once."""
-    rows, columns = np.nonzero(overlap >= LEAST_OVERLAP)
-    order = np.argsort(-overlap[rows, columns], kind="stable")
-    used: tuple[set[int], set[int]] = set(), set()
-    pairs = []
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if row not in used[0] and column not in used[1]:
-            used[0].add(row)
-            used[1].add(column)
-            pairs.append((row, column))
-    chosen = np.array(pairs, np.int64).reshape(-1, 2)
-    return chosen[:, 0], chosen[:, 1]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 OUTSIDE_NS = 1_000_000_000
 """How long an object must be outside before its stay has ended, so that one on the border does not come and go."""
@@ -19,11 +17,10 @@ class Zones:
     def __init__(self, polygons: Mapping[str, Sequence[tuple[float, float]]]) -> None:
         self._polygons = {name: np.array(corners, np.float32) for name, corners in polygons.items()}
 
-    def containing(self, points: NDArray[Any]) -> list[tuple[str, ...]]:
-        """Return the names of the zones that each of `points` [n, 2], relative like the corners, is in or on the border
-        of."""
+    def containing(self, points: Sequence[tuple[float, float]]) -> list[tuple[str, ...]]:
+        """Return the names of the zones that each of `points`, relative like the corners, is in or on the border of."""
         zones, inside = self._polygons.items(), cv2.pointPolygonTest
-        return [tuple([name for name, corners in zones if inside(corners, at, False) >= 0]) for at in points.tolist()]
+        return [tuple([name for name, corners in zones if inside(corners, at, False) >= 0]) for at in points]
 
 
 class Presence:
@@ -34,10 +31,13 @@ class Presence:
     def __init__(self, now_ns: int) -> None:
         self._began_ns = self._inside_ns = now_ns
 
-    def see(self, now_ns: int, inside: bool) -> bool:
-        """Take the object's next sighting. Returns whether the stay has ended."""
-        if inside:
-            self._inside_ns = now_ns
+    def see(self, now_ns: int) -> float:
+        """Take the next frame that shows the object inside. Returns for how many seconds it has been there."""
+        self._inside_ns = now_ns
+        return (now_ns - self._began_ns) / 1e9
+
+    def ended(self, now_ns: int) -> bool:
+        """Whether the object has been outside for so long that its stay is over."""
         return now_ns - self._inside_ns > OUTSIDE_NS
 
     @property

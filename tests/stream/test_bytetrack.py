@@ -13,10 +13,10 @@ from edgesparse.demo.scene import Scene
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.thresholds import LOW
-from edgesparse.stream.cameras import Feed
+from edgesparse.stream.cameras import Feed, track
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sources.memory import MemorySource
-from edgesparse.stream.tracks import Tracks
+from edgesparse.stream.tracks import Seen, Tracks, follow
 
 CONF = 0.5
 FRAMES = 250
@@ -67,9 +67,9 @@ def mota(frames: list[tuple[Detections, Identities]], tracker: str) -> tuple[flo
         tagged = Detections(detections.xyxy, detections.confidence, detections.class_id)
         weak = tagged.confidence < CONF
         if tracker == "sort":
-            kept, result = np.flatnonzero(~weak), tracks.follow(tagged[~weak])
+            kept, result = np.flatnonzero(~weak), follow([Seen(tracks, tagged[~weak])])[0]
         else:
-            result = tracks.follow(tagged, weak)
+            result = follow([Seen(tracks, tagged, weak)])[0]
             kept = np.array([np.flatnonzero((tagged.xyxy == box).all(axis=1))[0] for box in result.xyxy], np.intp)
         assert result.track_id is not None
         objects += sum(identity >= 0 for identity in ids)
@@ -99,7 +99,7 @@ def counted(frames: list[tuple[Detections, Identities]], tracker: str) -> tuple[
     way: dict[int, list[float]] = {}
     for index, (detections, ids) in enumerate(frames):
         seen = detections if tracker == "bytetrack" else detections[detections.confidence >= CONF]
-        feed.select(Frame(image, index * 33_000_000, index, "m"), seen)
+        feed.count(Frame(image, index * 33_000_000, index, "m"), *track([feed], [seen]))
         for identity, x in zip(ids, detections.anchors[:, 0].tolist(), strict=True):
             way.setdefault(identity, []).append(x)
     assert feed.counter is not None
@@ -125,16 +125,16 @@ def boxes(*rows: tuple[float, float, float]) -> Detections:
 def test_a_weak_box_starts_nothing_and_takes_no_number_from_a_strong_one() -> None:
     tracks = Tracks()
     for _ in range(2):
-        first = tracks.follow(boxes((0, 0, 0.9)), np.array([False]))
+        first = follow([Seen(tracks, boxes((0, 0, 0.9)), np.array([False]))])[0]
     assert first.track_id is not None and first.track_id.tolist() == [1]
-    both = tracks.follow(boxes((2, 0, 0.2), (5, 0, 0.9), (80, 0, 0.3)), np.array([True, False, True]))
+    both = follow([Seen(tracks, boxes((2, 0, 0.2), (5, 0, 0.9), (80, 0, 0.3)), np.array([True, False, True]))])[0]
     assert (
         both.track_id is not None and both.confidence.tolist() == pytest.approx([0.9]) and both.track_id.tolist() == [1]
     )
-    faded = tracks.follow(boxes((5, 0, 0.2), (80, 0, 0.3)), np.array([True, True]))
+    faded = follow([Seen(tracks, boxes((5, 0, 0.2), (80, 0, 0.3)), np.array([True, True]))])[0]
     assert faded.track_id is not None and faded.confidence.tolist() == pytest.approx([0.2])
     assert faded.track_id.tolist() == [1] and len(tracks) == 1
-    assert not len(tracks.follow(boxes(), np.empty(0, np.bool_)))
+    assert not len(follow([Seen(tracks, boxes(), np.empty(0, np.bool_))])[0])
 
 
 VALUES = {"output0": [[[0, 0, 10, 10, 0.9, 0], [20, 0, 30, 10, 0.2, 0], [40, 0, 50, 10, 0.05, 2], [0] * 6]]}
@@ -154,11 +154,11 @@ def test_only_the_loop_sees_weak_boxes(tmp_path: Path) -> None:
         weak = detect.collect()[0]
         assert weak.confidence.tolist() == pytest.approx([0.9, 0.2]) and LOW == 0.1
         feed = Feed(Camera(name="a", source="0"), MemorySource([image], "m"), detect.run, detect.spec.classes)
-        shown = [feed.select(Frame(image, 0, i, "x"), weak) for i in range(2)]
+        shown = [track([feed], [weak])[0] for _ in range(2)]
         assert [each.confidence.tolist() for each in shown] == [pytest.approx([0.9])] * 2
         fading = weak[[0]]
         fading.confidence[0] = 0.2
-        faded = feed.select(Frame(image, 0, 2, "x"), fading)
+        (faded,) = track([feed], [fading])
         assert faded.track_id is not None and faded.track_id.tolist() == [1]
     with detector(tmp_path, True) as detect:
         detect.submit([image])

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,8 +19,9 @@ from sink_data import DETECTIONS, NAMES, gray_frame
 
 from edgesparse.errors import ConfigError, SinkError
 from edgesparse.runtime.detections import Detections
+from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.coco_json import CocoJson
-from edgesparse.stream.sinks.json_lines import JsonLines, _rounded, frame_record
+from edgesparse.stream.sinks.json_lines import JsonLines, _rounded, frame_record, frame_text
 from edgesparse.stream.sinks.yolo_txt import YoloTxt
 
 # JSON lines
@@ -64,6 +67,41 @@ def test_a_frame_of_a_video_has_its_time_in_the_video() -> None:
     assert "video_time" not in frame_record(frame, DETECTIONS, NAMES)
     frame.position_ns = 1_234_567_890
     assert frame_record(frame, DETECTIONS, NAMES)["video_time"] == 1.235
+
+
+Texts = st.text(st.sampled_from('a%"é{'), max_size=3)
+Zones = st.lists(Texts, max_size=3, unique=True).map(tuple)
+Numbers = st.floats(width=32)
+
+
+@st.composite
+def detected(draw: st.DrawFn) -> Detections:
+    count = draw(st.integers(0, 3))
+
+    def some(values: st.SearchStrategy[Any], size: int = count) -> list[Any]:
+        return draw(st.lists(values, min_size=size, max_size=size))
+
+    zones = draw(st.none() | st.just(tuple(some(Zones))))
+    seconds = st.floats(0, 1e17)
+    dwell = tuple(tuple(some(seconds, len(each))) if draw(st.booleans()) else () for each in zones or ())
+    return Detections(
+        np.array(some(Numbers, 4 * count), np.float32).reshape(-1, 4),
+        np.array(some(Numbers), np.float32),
+        np.array(some(st.integers(0, 3)), np.int64),
+        zones=zones,
+        dwell=draw(st.sampled_from((None, dwell))) if zones is not None else None,
+        track_id=draw(st.none() | st.just(np.array(some(st.integers(-1, 99)), np.int64))),
+        keypoints=draw(st.none() | st.just(np.ones((count, 2, 3), np.float32))),
+    )
+
+
+@given(detected(), Texts, st.none() | st.integers(0, 10**15), st.lists(Texts, max_size=3))
+def test_a_line_is_the_record_of_its_frame_as_json(
+    detections: Detections, camera: str, position: int | None, names: list[str]
+) -> None:
+    frame = Frame(np.zeros((2, 3, 3), np.uint8), 5, 7, "video %s", camera, position)
+    with mock.patch("edgesparse.stream.sinks.json_lines.wall_time", return_value="now"):
+        assert frame_text(frame, detections, names) == json.dumps(frame_record(frame, detections, names))
 
 
 def test_a_dash_is_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

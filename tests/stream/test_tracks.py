@@ -13,10 +13,10 @@ from test_pipeline import yolox
 
 from edgesparse.config import Camera, Run
 from edgesparse.runtime.detections import Detections
-from edgesparse.stream.cameras import Feed
+from edgesparse.stream.cameras import Feed, track
 from edgesparse.stream.sources.memory import MemorySource
 from edgesparse.stream.sources.open import open_source
-from edgesparse.stream.tracks import Tracks, _measure
+from edgesparse.stream.tracks import Seen, Tracks, _measure, follow
 
 
 def detections(*rows: tuple[float, float, int]) -> Detections:
@@ -26,7 +26,7 @@ def detections(*rows: tuple[float, float, int]) -> Detections:
 
 
 def numbers(tracks: Tracks, *rows: tuple[float, float, int]) -> list[int]:
-    tracked = tracks.follow(detections(*rows)).track_id
+    tracked = follow([Seen(tracks, detections(*rows))])[0].track_id
     assert tracked is not None and tracked.dtype == np.int64 and len(tracked) == len(rows)
     return tracked.tolist()
 
@@ -107,20 +107,20 @@ def test_a_number_is_given_once_per_frame_and_belongs_to_one_class(
     for rows in frames:
         ids = [number for number in numbers(tracks, *rows) if number >= 0]
         assert len(ids) == len(set(ids))
-        for (_, _, class_id), number in zip(rows, tracks.follow(detections(*rows)).track_id, strict=True):  # type: ignore[arg-type]
-            assert number < 0 or classes.setdefault(int(number), class_id) == class_id
+        for (_, _, class_id), number in zip(rows, numbers(tracks, *rows), strict=True):
+            assert number < 0 or classes.setdefault(number, class_id) == class_id
 
 
 def test_cameras_count_for_themselves_and_go_on_counting_when_they_change() -> None:
     run = Run(cameras=(Camera(name="a", source="0"), Camera(name="b", source="1")), tracking=True)
     images = MemorySource([np.zeros((480, 640, 3), np.uint8)], "memory")
-    frame = images.read()
     feeds = [Feed(camera, images, run, ("thing",)) for camera in run.cameras]
     for _ in range(2):
-        seen = [feed.select(frame, detections((10, 10, 0))).track_id for feed in feeds]
+        seen = [each.track_id for each in track(feeds, [detections((10, 10, 0))] * 2)]
     assert [ids.tolist() for ids in seen if ids is not None] == [[1], [1]]
     changed = Feed(run.cameras[0], images, run, ("thing",), feeds[0])
-    assert changed.select(frame, detections((300, 300, 0), (10, 10, 0))).track_id.tolist() == [-1, 1]  # type: ignore[union-attr]
+    (followed,) = track([changed], [detections((300, 300, 0), (10, 10, 0))])
+    assert followed.track_id is not None and followed.track_id.tolist() == [-1, 1]
 
 
 def test_people_in_a_real_video_keep_their_numbers(real: Path, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_people_in_a_real_video_keep_their_numbers(real: Path, tmp_path: Path) -
     with yolox(real, tmp_path, Run(conf=0.5, classes=("person",))) as detector:
         with open_source(real / "video" / "one-by-one-person-detection.mp4") as source:
             for frame in source:
-                seen.append(tracks.follow(detector(frame.image)))
+                seen += follow([Seen(tracks, detector(frame.image))])
                 if frame.index == 250:
                     break
     count = Counter(int(n) for tracked in seen if tracked.track_id is not None for n in tracked.track_id if n >= 0)
@@ -157,7 +157,7 @@ def test_the_filter_is_kalmans_with_whole_matrices(path: list[tuple[float, float
     for number, (x, y, seen) in enumerate(path):
         box = (100 + x / 10, 100 + y / 10, 0)
         numbers(tracks, *([box] if seen or number == 0 else []))
-        measured = _measure(detections(box).xyxy)[0][0]
+        measured = _measure(detections(box).xyxy)[0][:, 0]
         if number == 0:
             state[:4] = measured
             continue
@@ -166,5 +166,5 @@ def test_the_filter_is_kalmans_with_whole_matrices(path: list[tuple[float, float
         if seen:
             gain = covariance[:, :4] @ np.linalg.inv(covariance[:4, :4] + ERROR)
             state, covariance = state + gain @ (measured - state[:4]), covariance - gain @ covariance[:4]
-        np.testing.assert_allclose(tracks._state[0], state, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(tracks._variance[0], np.diag(covariance), rtol=1e-9)
+        np.testing.assert_allclose(tracks.table[:7, 0], state, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(tracks.table[7:14, 0], np.diag(covariance), rtol=1e-9)

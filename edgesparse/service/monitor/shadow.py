@@ -253,7 +253,7 @@ class _Selection:
         if self._zones is not None:
             size = np.array([shape[1], shape[0]], np.float32)
             anchors = np.clip(detections.anchors, 0, size)
-            enough &= np.array([bool(zones) for zones in self._zones.containing(anchors / size)], bool)
+            enough &= np.array([bool(zones) for zones in self._zones.containing((anchors / size).tolist())], bool)
         return detections[enough]
 
 

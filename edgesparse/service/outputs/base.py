@@ -22,7 +22,7 @@ from edgesparse.service.in_view import InView
 from edgesparse.service.outputs.events import Event, EventRule
 from edgesparse.service.snapshots import Snapshot, SnapshotSettings
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sinks.json_lines import frame_record
+from edgesparse.stream.sinks.json_lines import frame_record, frame_text
 from edgesparse.values import Section
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -99,6 +99,11 @@ class FrameResult:
     def record(self) -> dict[str, object]:
         """The frame's JSON object, built once for all outputs. Do not change it."""
         return frame_record(self.frame, self.detections, self.names)
+
+    @cached_property
+    def text(self) -> str:
+        """The same as JSON."""
+        return frame_text(self.frame, self.detections, self.names)
 
 
 class Output(ABC):

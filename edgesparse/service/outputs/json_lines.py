@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import sys
 from contextlib import suppress
 from logging.handlers import RotatingFileHandler
@@ -36,7 +36,8 @@ class _Handler(RotatingFileHandler):
 
     def _may_be_full(self, record: logging.LogRecord) -> bool:
         try:
-            return self.stream is None or self.stream.tell() + len(record.msg) + 1 >= self.maxBytes
+            # Not `tell`: a position in text takes longer to find than a line to write.
+            return self.stream is None or os.fstat(self.stream.fileno()).st_size + len(record.msg) + 1 >= self.maxBytes
         except OSError:  # not a file
             return True
 
@@ -59,7 +60,7 @@ class RotatingJsonLines(Output):
     def detections(self, result: FrameResult) -> None:
         handler, state = self._handler, self.state
         handler.error = ""
-        handler.handle(logging.LogRecord("", logging.INFO, "", 0, json.dumps(result.record), None, None))
+        handler.handle(logging.LogRecord("", logging.INFO, "", 0, result.text, None, None))
         if not handler.error:
             state.sent, state.state = state.sent + 1, ""
             return

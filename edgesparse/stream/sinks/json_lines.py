@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +42,7 @@ class JsonLines(Sink):
     def write(self, frame: Frame, detections: Detections) -> None:
         if self._file is None:
             return
-        line = json.dumps(frame_record(frame, detections, self._names)) + "\n"
+        line = frame_text(frame, detections, self._names) + "\n"
         with failing(self._path):
             try:
                 self._file.write(line)
@@ -97,6 +98,68 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
         "detections": detection_records(detections, names),
         **_counted(detections, names),
     }
+
+
+def frame_text(frame: Frame, detections: Detections, names: Sequence[str]) -> str:
+    """Return what `json.dumps` returns for `frame_record`, put together from texts, which takes half of the time."""
+    text = _detections_text(detections, names)
+    if text is None:
+        return json.dumps(frame_record(frame, detections, names))
+    height, width = frame.image.shape[:2]
+    camera = f'"camera": {_quoted(frame.source)}, ' if frame.source else ""
+    video = "" if frame.position_ns is None else f', "video_time": {round(frame.position_ns / 1e9, 3)}'
+    counted = _counted(detections, names)
+    end = f", {json.dumps(counted)[1:-1]}" if counted else ""
+    return (
+        f'{{{camera}"source": {_quoted(frame.name)}, "frame": {frame.index}, "time": "{wall_time(frame.time_ns)}"'
+        f'{video}, "monotonic_ns": {frame.time_ns}, "width": {width}, "height": {height}, "detections": [{text}]{end}}}'
+    )
+
+
+def _detections_text(detections: Detections, names: Sequence[str]) -> str | None:
+    """Return what is between the brackets of `detections`; None if a number has no digits, which Python and JSON write
+    differently."""
+    if not len(detections):
+        return ""
+    boxes, confidences = str(_rounded(detections.xyxy, 1)), str(_rounded(detections.confidence, 4))
+    if "n" in boxes or "n" in confidences:
+        return None
+    columns: list[Iterable[str]] = [
+        [f'{{"box": [{box}], "confidence": ' for box in boxes[2:-2].split("], [")],
+        confidences[1:-1].split(", "),
+        [_class_text(class_id, class_name(names, class_id)) for class_id in detections.class_id.tolist()],
+    ]
+    if (zones := detections.zones) is not None:
+        columns.append(map(_zones_text, zones))
+    if detections.track_id is not None:
+        tracks = detections.track_id.tolist()
+        columns.append([f', "track": {track}' if track >= 0 else ', "track": null' for track in tracks])
+    if zones is not None and detections.dwell is not None:
+        columns.append(map(_dwell_text, zones, detections.dwell))
+    columns += [(f', "{key}": {json.dumps(value)}' for value in values) for key, values in _shapes(detections)]
+    return "}, ".join(map("".join, zip(*columns, strict=True))) + "}"
+
+
+_quoted = lru_cache(json.dumps)
+
+
+@lru_cache
+def _class_text(class_id: int, name: str) -> str:
+    return f', "class_id": {class_id}, "class": {json.dumps(name)}'
+
+
+@lru_cache
+def _zones_text(zones: tuple[str, ...]) -> str:
+    return f', "zones": {json.dumps(zones)}'
+
+
+def _dwell_text(zones: tuple[str, ...], seconds: Sequence[float]) -> str:
+    return _dwell_format(zones) % tuple([round(each, 3) for each in seconds]) if seconds else ""
+
+
+@lru_cache
+def _dwell_format(zones: tuple[str, ...]) -> str:
+    return ', "dwell": {' + ", ".join(f"{json.dumps(zone)}: ".replace("%", "%%") + "%s" for zone in zones) + "}"
 
 
 def detection_records(detections: Detections, names: Sequence[str]) -> list[dict[str, object]]:
