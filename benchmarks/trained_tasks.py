@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 LEARNED, CALIBRATION, TEST = 1000, 128, 200
 """Scenes for training, of which the first calibrate, and for scoring."""
-FIRST_TEST = 1_000_000
+FIRST_TEST = 2_000_000
 """Seed of the first scene for scoring; training scenes count from 0."""
 STEPS = 1500
 BATCH, RATE = 8, 2e-3

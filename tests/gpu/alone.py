@@ -352,7 +352,8 @@ def rule() -> int:
                         assert len(boxes) > slots.NMS_LIMIT, (head, every, seed, i, len(boxes))
                         continue
                     kept = nms(boxes, np.minimum(confidence, 1), labels, lone.plan.iou, lone.plan.max_det)
-                    assert ours.class_id.tolist() == labels[kept].tolist(), (head, every, seed, i)
+                    case = head, every, seed, i, ours.confidence, confidence[kept]
+                    assert ours.class_id.tolist() == labels[kept].tolist(), case
                     np.testing.assert_allclose(ours.xyxy, boxes[kept], atol=0.05, rtol=1e-5)
                     dropped += ours.dropped
     return dropped
