@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     metavar="M",
     help="Train for this many minutes.",
 )
-@click.option(
-    "--batch", type=options.COUNT, metavar="N", help="Use this many images per step (default: 4, on a GPU 16)."
-)
+@click.option("--batch", type=options.COUNT, metavar="N", help="Images per step (default: 4, on a GPU 16).")
 @click.option(
     "--rate", type=options.POSITIVE, metavar="R", help="Set the learning rate relative to the weights (default: 5e-3)."
 )
