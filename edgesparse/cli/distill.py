@@ -42,9 +42,7 @@ if TYPE_CHECKING:
     help="Train for this many minutes.",
 )
 @click.option("--batch", type=options.COUNT, metavar="N", help="Images per step (default: 4, on a GPU 16).")
-@click.option(
-    "--rate", type=options.POSITIVE, metavar="R", help="Set the learning rate relative to the weights (default: 5e-3)."
-)
+@click.option("--rate", type=options.POSITIVE, metavar="R", help="Relative learning rate (default: 5e-3).")
 @click.option("--state", type=options.PATH, metavar="FOLDER", help="Keep checkpoints in this folder.")
 @options.labels()
 @options.annotated_images("--annotated-images")
