@@ -278,12 +278,17 @@ def warm_up(camera: Camera, detector: Detector) -> None:
 
 
 def settled(before: tuple[int, int]) -> dict[str, int]:
-    """Additional descriptors and threads, once drivers have had time to return."""
-    gc.collect()
-    for _ in range(100):
+    """Additional descriptors and threads, once drivers have had time to return: an opener that hangs has 10 s, and what
+    it then leaves in cycles must be collected."""
+    for _ in range(40):
+        gc.collect()
         if descriptors() <= before[0] and threads() <= before[1]:
             break
-        time.sleep(0.1)
+        time.sleep(0.5)
+    else:
+        links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        names = [thread.name for thread in threading.enumerate()]
+        print(f"left over, of {before} before: {links}, {names}", file=sys.stderr)
     return {"descriptors": descriptors() - before[0], "threads": threads() - before[1]}
 
 

@@ -31,7 +31,7 @@ def test_every_camera_comes_back_and_nothing_is_left_over(real: Path, tmp_path: 
     assert sum(count > 0 for count in counts.values()) >= 6, counts
     for kind, failure in result["failures"].items():
         assert failure["back_s"]["most"] < 15, (kind, failure)
-    assert result["left_over"] == {"descriptors": 0, "threads": 0}
+    assert result["left_over"] == {"descriptors": 0, "threads": 0}, done.stderr[-1500:]
     assert result["hostile"]["leaks"] == 0 and len(result["hostile"]["back_s"]) >= 3
     assert sum(result["hostile"]["attempts"].values()) > 300
     assert result["twice_too_many"]["least_to_most"] > 0.5
