@@ -35,16 +35,16 @@ BACK = "unregister unmap release"
 
 
 class Jetson:
-    """The stand-in's library, and surfaces of it. `calls`: what was called, in order."""
+    """The stub of the board's library, and surfaces of it. `calls`: what was called, in order."""
 
     def __init__(self, path: Path, fake: Fake) -> None:
-        self.library = ctypes.CDLL(str(path))
-        self.library.surface_of.argtypes = [ctypes.c_void_p, *[ctypes.c_uint32] * 4]
-        self.library.surface_of.restype = ctypes.c_void_p
-        self.library.free_surface.argtypes = [ctypes.c_void_p]
+        self.stub = ctypes.CDLL(str(path))
+        self.stub.surface_of.argtypes = [ctypes.c_void_p, *[ctypes.c_uint32] * 4]
+        self.stub.surface_of.restype = ctypes.c_void_p
+        self.stub.free_surface.argtypes = [ctypes.c_void_p]
         for name in ("EGLRegisterImage", "ResourceGetMappedEglFrame", "UnregisterResource"):
-            setattr(fake.libcuda, f"cuGraphics{name}", getattr(self.library, f"cuGraphics{name}"))
-        self._calls = (ctypes.c_char * 4096).in_dll(self.library, "calls")
+            setattr(fake.libcuda, f"cuGraphics{name}", getattr(self.stub, f"cuGraphics{name}"))
+        self._calls = (ctypes.c_char * 4096).in_dll(self.stub, "calls")
         self._calls.value = b""
         self.refuse("")
         self.arrays(False)
@@ -55,11 +55,11 @@ class Jetson:
         return self._calls.value.decode().strip()
 
     def refuse(self, call: str) -> None:
-        (ctypes.c_char * 64).in_dll(self.library, "refused").value = call.encode()
+        (ctypes.c_char * 64).in_dll(self.stub, "refused").value = call.encode()
 
     def arrays(self, are: bool) -> None:
         """Whether CUDA gets arrays in place of addresses, as of block-linear surfaces."""
-        ctypes.c_int.in_dll(self.library, "frame_type").value = 0 if are else 1
+        ctypes.c_int.in_dll(self.stub, "frame_type").value = 0 if are else 1
 
     def surface(self, frame: NDArray[np.uint8]) -> int:
         """The address of an NvBufSurface with this NV12 frame."""
@@ -67,7 +67,7 @@ class Jetson:
         memory = np.full(COLORS + PITCH * height, 0xEE, np.uint8)
         memory[: PITCH * height].reshape(height, PITCH)[:, :width] = frame[:height]
         memory[COLORS : COLORS + PITCH * height // 2].reshape(height // 2, PITCH)[:, :width] = frame[height:]
-        address: int = self.library.surface_of(memory.ctypes.data, width, height, PITCH, COLORS)
+        address: int = self.stub.surface_of(memory.ctypes.data, width, height, PITCH, COLORS)
         self._held.append((address, memory))
         return address
 
@@ -76,7 +76,7 @@ class Jetson:
 
     def close(self) -> None:
         for address, _ in self._held:
-            self.library.free_surface(address)
+            self.stub.free_surface(address)
 
 
 @lru_cache(1)
@@ -104,7 +104,7 @@ def test_structures_are_those_of_the_headers(jetson: Jetson) -> None:
         *(ctypes.sizeof(Planes), Planes.offset.offset),
         *(ctypes.sizeof(EglFrame), EglFrame.pitch.offset, EglFrame.kind.offset),
     ]
-    assert ours == list((ctypes.c_size_t * len(ours)).in_dll(jetson.library, "layout"))
+    assert ours == list((ctypes.c_size_t * len(ours)).in_dll(jetson.stub, "layout"))
 
 
 def test_a_surface_is_read_in_place_and_given_back_when_its_batch_is_done(
