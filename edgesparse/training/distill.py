@@ -27,7 +27,7 @@ from torch import Tensor
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.progress import Progress
 from edgesparse.training.lessons import Lesson, in_order
-from edgesparse.training.moving import EVERY, MEASURED, MOVING, MovingMasks, input_sizes
+from edgesparse.training.moving import MEASURED, MOVING, MovingMasks, input_sizes
 from edgesparse.training.network import Network
 from edgesparse.training.quantizer import Quantizer
 from edgesparse.training.steps import INT8_RATE, LAYOUTS, Steps, save_checkpoint, step_sizes
@@ -156,8 +156,6 @@ class _Training:
         if self._rounding():
             rate = min(rate, INT8_RATE)
         moving = done < MOVING
-        if self.masks is not None and moving and step and step % EVERY == 0:
-            self.masks.choose(self.average)
         mix = max(0.0, 1 - done / MIX_UNTIL) if lesson.blend else 0.0
         if not self.steps.take(lesson.draw(self.images, step), step, rate, moving, mix):
             self._refuse()

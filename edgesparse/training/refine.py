@@ -27,7 +27,7 @@ from edgesparse.errors import CalibrationError
 from edgesparse.progress import Progress
 from edgesparse.refinement import Refinement, Trained
 from edgesparse.training.lessons import Lesson
-from edgesparse.training.moving import EVERY, MEASURED, MOVING, MovingMasks, input_sizes
+from edgesparse.training.moving import MEASURED, MOVING, MovingMasks, input_sizes
 from edgesparse.training.network import Network
 from edgesparse.training.steps import INT8_RATE, LAYOUTS, Steps, save_checkpoint, step_sizes
 
@@ -144,8 +144,6 @@ class _Training:
         lesson, step = self.lesson, self.state.step
         schedule = min(1.0, (step + 1) / WARM) * (0.505 + 0.495 * cos(pi * step / lesson.steps))
         moving = step < MOVING * lesson.steps
-        if self.masks is not None and moving and step and step % EVERY == 0:
-            self.masks.choose(self.average)
         return self.steps.take(lesson.draw(self.images, step), step, lesson.rate * self.state.pace * schedule, moving)
 
     def _loss(self, network: Network, pixels: Tensor) -> Tensor:

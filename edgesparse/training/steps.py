@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgesparse.files import replacing
-from edgesparse.training.moving import MovingMasks
+from edgesparse.training.moving import EVERY, MovingMasks
 from edgesparse.training.network import Network
 
 log = logging.getLogger(__name__)
@@ -101,9 +101,12 @@ class Steps:
         """Move the weights once; return False if the loss is not finite, with weights and average unchanged.
 
         On a GPU, False comes some steps later, and all weights are lost: continue from a copy, after `forget`.
-        `moving`: whether masks move, if there are any. `mix`: of the student, how much of SiLU is left.
+        `moving`: whether masks move, if there are any; they are chosen anew every EVERY steps. `mix`: of
+        the student, how much of SiLU is left.
         """
         masks = self.masks if moving else None
+        if masks is not None and step and step % EVERY == 0:
+            masks.choose(self.average)
         self.student.straight = masks is not None
         share = 1 - min(self.most, (1 + step) / (10 + step))
         self.count += 1

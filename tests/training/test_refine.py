@@ -77,7 +77,7 @@ def test_training_lowers_the_error_on_images_held_out_and_keeps_2to4(
 def test_an_interrupted_training_continues_to_the_same_bytes(
     dense: onnx.ModelProto, student: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgesparse.training.refine.EVERY", 2)  # masks have moved by then
+    monkeypatch.setattr("edgesparse.training.steps.EVERY", 2)  # masks have moved by then
     shown = list[int]()
 
     def stopping(step: str, done: int, total: int) -> None:
@@ -146,7 +146,7 @@ def test_masks_move_and_stay_2to4_at_every_step(
 ) -> None:
     from edgesparse.training.refine import _Training
 
-    monkeypatch.setattr("edgesparse.training.refine.EVERY", 2)
+    monkeypatch.setattr("edgesparse.training.steps.EVERY", 2)
     train = refiner(dense, rate=0.05)
     networks = [train.lesson.network(model) for model in (dense, student)]
     training = _Training(train, networks[0].requires_grad_(False), networks[1], None)
