@@ -101,7 +101,7 @@ class Steps:
         """Move the weights once; return False if the loss is not finite, with weights and average unchanged.
 
         On a GPU, False comes some steps later, and all weights are lost: continue from a copy, after `forget`.
-        `moving`: whether masks move, if there are any; they are chosen anew every EVERY steps. `mix`: of
+        `moving`: whether masks move, if there are any; they are chosen every EVERY steps. `mix`: of
         the student, how much of SiLU is left.
         """
         masks = self.masks if moving else None

@@ -75,7 +75,7 @@ def test_builds_at_once_lose_nothing(tmp_path: Path) -> None:
 
 @settings(max_examples=50)
 @given(st.data())
-def test_a_damaged_file_is_ignored_and_written_anew(tmp_path_factory: Any, data: st.DataObject) -> None:
+def test_a_damaged_file_is_ignored_and_replaced(tmp_path_factory: Any, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("cache") / "cache"
     timed(path, b"one", b"two")
     whole = path.read_bytes()
