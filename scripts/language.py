@@ -1,6 +1,7 @@
-"""Phrases and names that CONTRIBUTING rules out, in source, tests and documentation.
+#!/usr/bin/env python3
+"""Find phrases and names that CONTRIBUTING rules out, in source, tests and documentation.
 
-`python tests/test_language.py` lists every slip with its location.
+Prints one per line with its location and what to write instead; exit code 1 if there are any.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".cfg", ".toml", ".sh", ".cu", ".cuh", ".html", ".js", ".j2", ""}
 NOT_OURS = re.compile(
-    r"^(LICENSE|CHANGELOG\.md|CONTRIBUTING\.md|benchmarks/results/|benchmarks/data/|tests/test_language\.py|docs/images/)"
+    r"^(LICENSE|CHANGELOG\.md|CONTRIBUTING\.md|benchmarks/results/|benchmarks/data/|scripts/language\.py|docs/images/)"
 )
 
 _THINGS = (
@@ -43,6 +42,7 @@ PHRASES = {
     "beforehand": r"\bmade ready\b",
 }
 """Patterns of slips, by what to write instead."""
+PATTERNS = {instead: re.compile(pattern, re.IGNORECASE) for instead, pattern in PHRASES.items()}
 NAMES = {"said", "found", "made", "given", "one", "there", "asked", "wanted", "gone", "told"}
 """Never the name of a variable, parameter, field or function: use a noun for a thing and a verb for a function."""
 
@@ -53,13 +53,12 @@ def files() -> list[Path]:
     return [path for path in paths if path.suffix in SUFFIXES and path.is_file()]
 
 
-def slips(pattern: str) -> Iterator[str]:
-    """Yield every line with the phrase, and its location."""
-    expression = re.compile(pattern, re.IGNORECASE)
-    for path in files():
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            if expression.search(line):
-                yield f"{path.relative_to(ROOT)}:{number}: {line.strip()[:140]}"
+def slips(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line with such a phrase: its number, and what to write instead."""
+    for number, line in enumerate(text.splitlines(), 1):
+        for instead, pattern in PATTERNS.items():
+            if pattern.search(line):
+                yield number, f"write '{instead}': {line.strip()[:140]}"
 
 
 def bound_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -75,46 +74,22 @@ def bound_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield node.attr, node.lineno
 
 
-def name_slips() -> Iterator[str]:
+def name_slips(code: str) -> Iterator[tuple[int, str]]:
+    """Yield the line number of each such name, and the name."""
+    for name, number in bound_names(ast.parse(code)):
+        if name.strip("_") in NAMES:
+            yield number, f"choose a noun or a verb instead of the name {name}"
+
+
+def main() -> int:
+    problems = []
     for path in files():
-        if path.suffix == ".py":
-            for name, line in bound_names(ast.parse(path.read_text())):
-                if name.strip("_") in NAMES:
-                    yield f"{path.relative_to(ROOT)}:{line}: {name}"
-
-
-@pytest.mark.parametrize("instead", PHRASES)
-def test_no_file_has_the_phrase(instead: str) -> None:
-    lines = list(slips(PHRASES[instead]))
-    assert lines == [], f"write '{instead}':\n" + "\n".join(lines)
-
-
-def test_names_are_nouns_and_verbs() -> None:
-    assert list(name_slips()) == []
-
-
-@pytest.mark.parametrize(
-    ("instead", "text"),
-    [
-        ("per", "30 frames a second"),
-        ("fix", "what mends it"),
-        ("image", "a picture"),
-        ("interleaved", "timed by turns"),
-    ],
-)
-def test_every_pattern_matches_its_slip(instead: str, text: str) -> None:
-    assert re.search(PHRASES[instead], text)
-
-
-def test_every_kind_of_name_is_checked() -> None:
-    code = "def made(given): found = 1\nfor one in x: self.said = 2\n"
-    assert {name for name, _ in bound_names(ast.parse(code))} == {"made", "given", "found", "one", "said"}
+        text = path.read_text()
+        both = [*slips(text), *(name_slips(text) if path.suffix == ".py" else ())]
+        problems += [f"{path.relative_to(ROOT)}:{number}: {what}" for number, what in both]
+    print(*problems, sep="\n", file=sys.stderr, end="\n" if problems else "")
+    return bool(problems)
 
 
 if __name__ == "__main__":
-    for what, expression in PHRASES.items():
-        lines = list(slips(expression))
-        print(f"\n{what}: {len(lines)}", *lines, sep="\n  ")
-    lines = list(name_slips())
-    print(f"\nnames: {len(lines)}", *lines, sep="\n  ")
-    sys.exit(0)
+    raise SystemExit(main())
