@@ -19,6 +19,7 @@ from edgesparse.runtime.agree import agreement
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.images import read_image
+from edgesparse.runtime.stored_shapes import stored_shapes, with_shapes
 
 FILE = "expected.json"
 TIMED_FRAMES = 20
@@ -64,7 +65,7 @@ def write(path: Path, detector: Detector, images: Sequence[Path], names: Sequenc
             f"the model detects nothing on the {len(results)} images of the self-test: set deploy.images to a folder "
             "with objects in them"
         )
-    path.write_text(json.dumps({name: _rows(detections) for name, detections in results.items()}, indent=1))
+    path.write_text(json.dumps({name: _values(detections) for name, detections in results.items()}, indent=1))
     return boxes
 
 
@@ -77,7 +78,7 @@ def run(folder: Path, package: Package, recipe: Recipe) -> SelfTest:
     with open_detector(package, recipe.run) as detector:
         if detector.notice:
             raise DeployError(f"the engine cannot be loaded: {detector.notice}")
-        pairs = [(_detections(rows), detector(images[name])) for name, rows in expected.items()]
+        pairs = [(_detections(values), detector(images[name])) for name, values in expected.items()]
         latency = _median_ms(detector, list(images.values()))
     result = agreement(pairs)
     return SelfTest(result.images, result.boxes, result.recall, result.precision, latency)
@@ -92,14 +93,20 @@ def _median_ms(detector: Detector, images: Sequence[Any]) -> float:
     return float(np.median(times))
 
 
-def _rows(detections: Detections) -> list[list[float]]:
-    """Return boxes, scores and classes, rounded so that all machines write the same."""
-    return [
+def _values(detections: Detections) -> list[list[float]] | dict[str, Any]:
+    """Return boxes, scores and classes, and masks, keypoints or rotated boxes if there are any, rounded so that all
+    machines write the same.
+    """
+    rows = [
         [*(round(float(v), 1) for v in box), round(float(score), 2), int(label)]
         for box, score, label in zip(detections.xyxy, detections.confidence, detections.class_id, strict=True)
     ]
+    shapes = stored_shapes(detections, digits=2)
+    return {"rows": rows, **shapes} if shapes else rows
 
 
-def _detections(rows: list[list[float]]) -> Detections:
+def _detections(values: list[list[float]] | dict[str, Any]) -> Detections:
+    rows, shapes = (values["rows"], values) if isinstance(values, dict) else (values, {})
     table = np.asarray(rows, np.float64).reshape(-1, 6)
-    return Detections(table[:, :4].astype(np.float32), table[:, 4].astype(np.float32), table[:, 5].astype(np.int64))
+    boxes = Detections(table[:, :4].astype(np.float32), table[:, 4].astype(np.float32), table[:, 5].astype(np.int64))
+    return with_shapes(boxes, shapes)

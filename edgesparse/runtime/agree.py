@@ -1,8 +1,9 @@
 """How well two detectors agree on the same images, without labels.
 
-Boxes of a class are paired one to one, largest overlap first, if intersection over union reaches a threshold. PASCAL
-VOC matches detections to labels in this way (Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 88,
-2010); here the reference's boxes take the place of labels.
+Objects of a class are paired one to one, largest overlap first, if it reaches a threshold. PASCAL VOC matches
+detections to labels in this way (Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 88, 2010); here
+the reference's objects take the place of labels. Masks, rotated boxes and keypoints are compared where both detectors
+report them, so that right boxes do not hide wrong shapes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgesparse.errors import ConfigError
 from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.overlaps import shapes_overlap
 
 IOU = 0.5
 Pair = tuple[Detections, Detections]
@@ -27,8 +29,8 @@ Detect = Callable[[NDArray[np.uint8]], Detections]
 class Agreement:
     """`recall`: share of the reference's `boxes` that the candidate detects; `precision`: share of the candidate's
     boxes that the reference has; `extra`: the number of others. For the pairs, `iou` is the mean overlap (0 if there
-    are none), `score_mean` and `score_max` are the mean and largest difference of confidence. All but the counts are
-    0..1.
+    are none), of masks, rotated boxes or keypoints if both report them (shapes_overlap); `score_mean` and `score_max`
+    are the mean and largest difference of confidence. All but the counts are 0..1.
     """
 
     images: int
@@ -81,7 +83,7 @@ def agreement(pairs: Iterable[Pair], iou: float = IOU) -> Agreement:
     differences: list[NDArray[np.float64]] = []
     for reference, candidate in pairs:
         images, boxes, detected = images + 1, boxes + len(reference), detected + len(candidate)
-        rows, columns, overlap = match(reference, candidate, iou)
+        rows, columns, overlap = match(reference, candidate, iou, shapes_overlap(reference, candidate))
         overlaps.append(overlap)
         differences.append(np.abs(reference.confidence[rows].astype(np.float64) - candidate.confidence[columns]))
     if not boxes:
@@ -101,12 +103,13 @@ def agreement(pairs: Iterable[Pair], iou: float = IOU) -> Agreement:
 
 
 def match(
-    reference: Detections, candidate: Detections, threshold: float
+    reference: Detections, candidate: Detections, threshold: float, overlap: NDArray[np.float64]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Return the pairs of boxes, as indices into both sides, and their overlap. Which boxes are paired does not depend
-    on the order of the boxes and of the two sides.
+    """Return the pairs of objects, as indices into both sides, and their overlap. `overlap`: of all, [n, m].
+
+    Which objects are paired does not depend on the order of the objects and of the two sides.
     """
-    overlap = np.where(reference.class_id[:, None] == candidate.class_id, _overlap(reference.xyxy, candidate.xyxy), 0.0)
+    overlap = np.where(reference.class_id[:, None] == candidate.class_id, overlap, 0.0)
     apart = np.abs(reference.confidence[:, None].astype(np.float64) - candidate.confidence)
     rows, columns = np.nonzero(overlap >= threshold)
     # largest overlap first, then most similar confidence; ties are broken by the boxes' positions
@@ -121,13 +124,3 @@ def match(
             pairs.append((row, column))
     at = np.array(pairs, np.intp).reshape(-1, 2).T
     return at[0], at[1], overlap[at[0], at[1]]
-
-
-def _overlap(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the IoU of all pairs, [n, 4] and [m, 4] to [n, m]; 1 for identical boxes without area."""
-    a, b = left.astype(np.float64)[:, None], right.astype(np.float64)[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    inside = sides.clip(0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inside
-    shared: NDArray[np.float64] = np.where(union > 0, inside / np.where(union > 0, union, 1), (a == b).all(-1))
-    return shared

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgesparse.confidences import KEPT, ClassShift, ConfidenceShift, CurvePoint
 from edgesparse.config import Run
 from edgesparse.runtime.agree import IOU, Pair, match
+from edgesparse.runtime.overlaps import boxes_overlap
 
 LOW = Run(conf=0.05)
 """How both models run: a box whose confidence falls below KEPT must still be matched, or the shift would look small."""
@@ -43,7 +44,7 @@ def paired(pairs: Iterable[Pair], kept: float = KEPT) -> BoxPairs:
     values: list[Floats] = [np.zeros((3, 0))]
     for original, changed in pairs:
         some = original[original.confidence >= kept]
-        rows, columns, _ = match(some, changed, IOU)
+        rows, columns, _ = match(some, changed, IOU, boxes_overlap(some.xyxy, changed.xyxy))
         images, boxes = images + 1, boxes + len(some)
         values.append(np.stack([some.class_id[rows], some.confidence[rows], changed.confidence[columns]]).astype(float))
     classes, before, after = np.concatenate(values, axis=1)

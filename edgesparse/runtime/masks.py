@@ -128,3 +128,9 @@ def union(masks: Sequence[Mask]) -> Mask:
     first = np.concatenate([[True], starts[1:] > ends[:-1]]) if len(starts) else np.empty(0, np.bool_)
     last = np.concatenate([first[1:], [True]]) if len(starts) else first
     return mask_of_edges(np.stack([starts[first], ends[last]], 1).ravel(), masks[0].height, masks[0].width)
+
+
+def overlap(first: Mask, second: Mask) -> float:
+    """Return the intersection over union of two masks of images of one size; 1 if both are empty."""
+    together = union((first, second)).area
+    return (first.area + second.area - together) / together if together else 1.0

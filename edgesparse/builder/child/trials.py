@@ -27,6 +27,7 @@ from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.evaluate import SCORING, evaluate
 from edgesparse.runtime.images import read_image
 from edgesparse.runtime.labels.read import Labels
+from edgesparse.runtime.stored_shapes import stored_shapes, with_shapes
 
 
 def trial(job: TrialJob, progress: Progress) -> TrialResult:
@@ -82,10 +83,10 @@ def write_reference(detector: Detector, files: Sequence[Path], out: Path, progre
     for done, path in enumerate(files, 1):
         detections = detector(read_image(path))
         boxes = (detections.xyxy.tolist(), detections.confidence.tolist(), detections.class_id.tolist())
-        rows.append([str(path.absolute()), *boxes])
+        rows.append([str(path.absolute()), *boxes, stored_shapes(detections)])
         progress(done, len(files))
     out.write_text(json.dumps(rows))
-    return sum(len(confidence) for _, _, confidence, _ in rows)
+    return sum(len(confidence) for _, _, confidence, *_ in rows)
 
 
 def _score(detector: Detector, scoring: Scoring, progress: Callable[[int, int], None]) -> Score | None:
@@ -114,10 +115,8 @@ def _shift(job: TrialJob, runner: Runner, progress: Callable[[int, int], None]) 
 def _pairs(reference: Path, detector: Detector, progress: Callable[[int, int], None]) -> Iterator[Pair]:
     """Yield the detections in a file of `write_reference`, and the detector's on the same image."""
     rows = json.loads(reference.read_text())
-    for done, (path, xyxy, confidence, class_id) in enumerate(rows, 1):
+    for done, (path, xyxy, confidence, class_id, shapes) in enumerate(rows, 1):
         boxes = np.array(xyxy, np.float32).reshape(-1, 4)
-        yield (
-            Detections(boxes, np.array(confidence, np.float32), np.array(class_id, np.int64)),
-            detector(read_image(Path(path))),
-        )
+        expected = Detections(boxes, np.array(confidence, np.float32), np.array(class_id, np.int64))
+        yield with_shapes(expected, shapes), detector(read_image(Path(path)))
         progress(done, len(rows))
