@@ -5,8 +5,8 @@
 All use the same frames: edgesparse; the plain OpenCV and NumPy code of YOLOX's ONNX demo (yolox_demo.py), with its
 thresholds and its own session, interleaved with edgesparse frame by frame, and alone for its processor time; and, with
 --ultralytics (the interpreter of an environment that has it), Ultralytics' own pre- and post-processing in a separate
-process. With --trtutils, also the preprocessing of trtutils on the CPU; its engines contain NMS. Prints JSON; --save
-writes it to benchmarks/results/frame_path.json.
+process. With --trtutils, also the preprocessing of trtutils on the CPU; its engines contain NMS. `between` is what a
+call of the detector takes besides its stages. Prints JSON; --save writes it to benchmarks/results/frame_path.json.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def measure(real: Path, rounds: int) -> dict[str, Any]:
     frames = frames_of(real, 24)
     package = ready(real / "models" / "yolox_nano.onnx", HERE / "scratch", names="coco")
     rows: dict[str, list[float]] = {
-        key: [] for key in ("ours_before", "engine", "ours_after", "demo_before", "demo_after")
+        key: [] for key in ("ours_before", "engine", "ours_after", "ours_between", "demo_before", "demo_after")
     }
     agree: list[bool] = []
     captured = np.empty_like(frames[0])
@@ -69,8 +69,9 @@ def measure(real: Path, rounds: int) -> dict[str, Any]:
                 # Each gets a frame just captured into one buffer, as from a camera, and an output that the other has
                 # not just brought into the cache.
                 np.copyto(captured, frame)
-                detections = detector(captured)
+                detections, whole = timed(detector, captured)
                 before, engine, *after = detector.times / 1e6
+                between = whole - before - engine - sum(after)
                 other = (index + len(frames) // 2) % len(frames)
                 np.copyto(captured, frames[other])
                 (tensor, ratio), demo_before = timed(demo_preprocess, captured)
@@ -79,7 +80,8 @@ def measure(real: Path, rounds: int) -> dict[str, Any]:
                 counts[index].append(len(detections))
                 counts[other].append(0 if theirs is None else len(theirs))
                 if number:  # the first round is warm-up
-                    for key, value in zip(rows, (before, engine, sum(after), demo_before, demo_after), strict=True):
+                    measured = before, engine, sum(after), between, demo_before, demo_after
+                    for key, value in zip(rows, measured, strict=True):
                         rows[key].append(value)
             agree += [len(set(pair)) == 1 for pair in counts.values()]
         ours = processor_time(lambda: detector(frames[0]))
@@ -94,6 +96,7 @@ def summary(rows: dict[str, list[float]], agree: list[bool]) -> dict[str, Any]:
     return {
         "milliseconds_p50": p50,
         "round_the_engine_share": round_ours / p50["engine"],
+        "share_of_the_whole_call": (round_ours + p50["ours_between"]) / p50["engine"],
         "demo_over_edgesparse": round_demo / round_ours,
         "same_number_of_boxes": float(np.mean(agree)),
         "frames": len(rows["engine"]),

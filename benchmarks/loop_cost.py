@@ -44,7 +44,7 @@ class Nothing(Slot):
     where = "nothing"
 
     def __init__(self, boxes: int, sets: int) -> None:
-        self.times, self._count, self._step = np.zeros(3, np.int64), 0, 0
+        self.times, self._count, self._step = [0, 0, 0], 0, 0
         random = np.random.default_rng(0)
         top = (SIDE - SIDE * HEIGHT // WIDTH) // 2
         corners = random.uniform((10, top + 5), (SIDE - 80, SIDE - top - 65), (sets, boxes, 2))

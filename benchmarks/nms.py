@@ -1,5 +1,5 @@
 """Number of boxes above which OpenCV's NMS is faster than comparing boxes one by one: the source of FEW in
-runtime/nms.py.
+runtime/boxes.py.
 
     python benchmarks/nms.py [--save]
 

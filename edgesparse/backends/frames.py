@@ -185,7 +185,7 @@ class FramePlan:
         with np.errstate(over="ignore", invalid="ignore"):
             candidates = self.decode(outputs, image)
         whole = None if self.prototypes is None else outputs[self.prototypes][image]
-        return FrameBoxes(*candidates, prototypes=whole)
+        return FrameBoxes(*candidates, False, 0, whole)
 
 
 class Slot(ABC):
@@ -195,7 +195,7 @@ class Slot(ABC):
     description of what does the work.
     """
 
-    times: NDArray[np.int64]
+    times: list[int]
     where: str
 
     def on_device(self, array: object) -> DeviceFrame:
@@ -246,7 +246,7 @@ class Ring:
         self._free[0].start(frames)
         self._busy.append(self._free.popleft())
 
-    def collect(self) -> tuple[list[FrameBoxes], NDArray[np.int64]]:
+    def collect(self) -> tuple[list[FrameBoxes], list[int]]:
         """Candidates of the oldest batch in flight, and its slot's times. The slot is free again even if this raises.
         Raises RuntimeError if nothing is in flight.
         """

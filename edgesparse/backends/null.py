@@ -179,7 +179,7 @@ class NullSlot(Slot):
     where = "nowhere"
 
     def __init__(self, runner: NullRunner, plan: FramePlan) -> None:
-        self._runner, self._plan, self.times = runner, plan, np.zeros(3, np.int64)
+        self._runner, self._plan, self.times = runner, plan, [0, 0, 0]
         self._frames: list[tuple[NDArray[np.uint8], int]] = []
 
     def start(self, frames: Sequence[Frame]) -> None:

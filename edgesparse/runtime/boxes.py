@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import numpy as np
 from numpy.typing import NDArray
 
 ROUNDING = 1e-3
 """How much a confidence may exceed 1, because of rounding in softmax and half precision."""
+FEW = 24
+"""Up to this many boxes, comparing numbers one by one is faster than calls of NumPy and OpenCV (benchmarks/nms.py)."""
 COUNTED = 0.1
 """Invalid candidates below this confidence are not counted: thresholds near zero let noise through."""
 
@@ -33,6 +37,12 @@ def all_valid(
     Confidences must already have reached a threshold of at least 0. `classes`: None if ids are known to be below it.
     False does not prove a fault: sums of squares overflow before the numbers do.
     """
+    if len(confidence) <= FEW:
+        return (
+            all(-inf < x1 < x2 < inf and -inf < y1 < y2 < inf for x1, y1, x2, y2 in xyxy.tolist())
+            and all(score <= 1 for score in confidence.tolist())
+            and (classes is None or all(0 <= label < classes for label in class_id.tolist()))
+        )
     return bool(
         (xyxy[:, 2:] > xyxy[:, :2]).all()
         and np.vdot(xyxy, xyxy) < np.inf

@@ -35,7 +35,7 @@ class CpuSlot(Slot):
         self._outputs = [buffers[output.name] for output in runner.outputs]
         self._converted: dict[int, NDArray[np.uint8]] = {}
         self._last: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
-        self._count, self.times = 0, np.zeros(3, np.int64)
+        self._count, self.times = 0, [0, 0, 0]
 
     def start(self, frames: Sequence[Frame]) -> None:
         started = time.perf_counter_ns()
@@ -52,6 +52,8 @@ class CpuSlot(Slot):
         buffer that is reused while the size stays the same."""
         image, place = frame
         assert isinstance(image, np.ndarray)  # others are refused by `on_device`
+        if place.part is None and place.pixels == "bgr":
+            return image
         top, left, height, width = place.seen
         if place.pixels == "bgr":
             return image[top : top + height, left : left + width]

@@ -18,7 +18,7 @@ from edgesparse.closing import Closing
 from edgesparse.errors import ModelError
 from edgesparse.runtime.boxes import all_valid, faults, valid_boxes
 from edgesparse.runtime.cpu_slot import CpuSlot
-from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.detections import Detections, having
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.objects import rotated_of
 from edgesparse.runtime.heads.recognize import check
@@ -49,10 +49,9 @@ class Detector(Closing):
     `detect` waits for its result. To overlap work, `submit` up to `depth` batches and `collect` them in order. Frames
     are uint8: [H, W, 3] in BGR or RGB, [H * 3 / 2, W] in NV12, [H, W, 2] in YUYV; one batch may mix sizes and formats.
     Formats other than BGR and YUYV must be named with `pixels`. Frames are arrays of NumPy or, with TensorRT, in GPU
-    memory: arrays with `__cuda_array_interface__`, whose rows may have gaps between them. `times`: nanoseconds per
-    stage (STAGES) of the last result. `images`: how many images, tiles included, the last batch was, and the engine's
-    runs for it. `faults`: how many candidates reached their threshold but are not valid boxes (boxes.py), by fault.
-    `notice`: what users of this detector should know.
+    memory: arrays with `__cuda_array_interface__`, whose rows may have gaps between them. `images`: how many images,
+    tiles included, the last batch was, and the engine's runs for it. `faults`: how many candidates reached their
+    threshold but are not valid boxes (boxes.py), by fault. `notice`: what users of this detector should know.
 
     Raises ModelError if head, input or classes do not fit the model, and ConfigError if `run` names an unknown class.
     """
@@ -95,7 +94,7 @@ class Detector(Closing):
         slots = runner.frames(plan) or [CpuSlot(runner, plan)]
         self._on_device = slots[0].on_device
         self._rounds, self._views = Rounds(Ring(slots), self._size), deque[list[Views]]()
-        self.times = np.zeros(len(STAGES), np.int64)
+        self._none, self._times = Detections.none(spec.classes), [0] * len(STAGES)
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a text is a sequence of texts
@@ -113,6 +112,11 @@ class Detector(Closing):
         frames = as_frames(images)
         starts = range(0, len(frames), self.batch)
         return [result for start in starts for result in self.detect(frames[start : start + self.batch])]
+
+    @property
+    def times(self) -> NDArray[np.int64]:
+        """Nanoseconds per stage (STAGES) of the last result, int64 [4]."""
+        return np.array(self._times, np.int64)
 
     @property
     def dropped(self) -> int:
@@ -176,17 +180,21 @@ class Detector(Closing):
         confidence LOW or more, which only a tracker may use. Raises RuntimeError if there is none.
         """
         views = self._views.popleft() if self._views else []
-        self.times[:] = 0
-        seen, letterboxes = list[Detections](), (letterbox for each in views for _, letterbox in each)
+        letterboxes = iter([letterbox for each in views for _, letterbox in each])
+        seen: list[Detections] = []
+        self._times = [0] * len(STAGES)
         for results, times in self._rounds.collect():
-            self.times[:3] += times
+            for stage, spent in enumerate(times):
+                self._times[stage] += spent
+            start = time.perf_counter_ns()
             seen += [self._detections(boxes, next(letterboxes)) for boxes in results]
+            self._times[3] += time.perf_counter_ns() - start
         if len(seen) == len(views):
             return seen
         start = time.perf_counter_ns()
         rest, limits = iter(seen), Limits(self.run.iou, self.run.max_det, self.run.agnostic)
         together = [merged([place.seen for place, _ in each], [next(rest) for _ in each], limits) for each in views]
-        self.times[3] += time.perf_counter_ns() - start
+        self._times[3] += time.perf_counter_ns() - start
         return together
 
     def _note_rounds(self, images: int, rounds: int) -> None:
@@ -211,20 +219,13 @@ class Detector(Closing):
         return self.runner.frame_buffer(shape)
 
     def _detections(self, boxes: FrameBoxes, letterbox: Letterbox) -> Detections:
-        start = time.perf_counter_ns()
         if boxes.dropped:
             self.faults[UNKNOWN] = self.faults.get(UNKNOWN, 0) + boxes.dropped
         if not len(boxes.confidence):
-            return self._in_frame(letterbox, boxes) if self._complete else Detections.none(self.spec.classes)
+            return self._in_frame(letterbox, boxes) if self._complete else self._none
         if self._complete:
             boxes = self._with_finite_details(boxes)
-        if not boxes.final:
-            boxes = self._selected(boxes)
-        elif self._complete is None:
-            return self._in_frame(letterbox, boxes)
-        result = self._in_frame(letterbox, boxes)
-        self.times[3] += time.perf_counter_ns() - start
-        return result
+        return self._in_frame(letterbox, boxes if boxes.final else self._selected(boxes))
 
     def _selected(self, boxes: FrameBoxes) -> FrameBoxes:
         """Candidates that are boxes, reach the threshold of their class and are not suppressed."""
@@ -261,7 +262,7 @@ class Detector(Closing):
     def _in_frame(self, letterbox: Letterbox, boxes: FrameBoxes) -> Detections:
         """Detections in the frame's pixels, without those that are in the padding altogether."""
         xyxy = letterbox.to_frame(boxes.xyxy[:, :4])
-        result = Detections(xyxy, boxes.confidence, boxes.class_id, classes=self.spec.classes)
+        result = having(self._none, xyxy=xyxy, confidence=boxes.confidence, class_id=boxes.class_id)
         if self._complete is not None:
             result = self._complete(result, boxes.xyxy, boxes.prototypes, letterbox)
         inside = result.xyxy[:, :2] < result.xyxy[:, 2:]

@@ -57,8 +57,7 @@ class Letterbox:
 
     def to_frame(self, xyxy: NDArray[np.float32], clip: bool = True) -> NDArray[np.float32]:
         """Convert boxes [n, 4] from the input's pixels to the frame's, clipped to the frame unless `clip` is False."""
-        boxes = xyxy - self._offset
-        boxes /= self._scale
+        boxes = (xyxy - self._offset if self.left or self.top else xyxy) / self._scale
         return self.clipped(boxes) if clip else boxes
 
     def clipped(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:

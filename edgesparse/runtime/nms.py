@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse.runtime.boxes import FEW as FEW
+
 MAX_CANDIDATES = 30_000
 """Only this many of the best boxes take part, as in the detectors' own code. Camera frames have far fewer."""
-FEW = 12
-"""Up to this many boxes, comparing them here is faster than a call of OpenCV (benchmarks/nms.py)."""
 MANY = 128
 """With more boxes, blocks of this many are compared with the boxes kept so far, until `max_det` are kept."""
 EMPTY = float(np.finfo(np.float64).eps)
@@ -100,22 +100,25 @@ def _few(
     agnostic: bool,
 ) -> list[int]:
     """The same, box by box without OpenCV."""
-    boxes, classes, scores = xyxy.tolist(), class_id.tolist(), confidence.tolist()
+    boxes, scores = xyxy.tolist(), confidence.tolist()
+    classes = [0] * len(scores) if agnostic else class_id.tolist()
     kept: list[int] = []
-    for i in sorted(range(len(scores)), key=lambda i: -scores[i])[:MAX_CANDIDATES]:
+    rivals: dict[int, list[tuple[float, float, float, float, float]]] = {}
+    for i in sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:MAX_CANDIDATES]:
         left, top, right, bottom = boxes[i]
         area = (right - left) * (bottom - top)
-        for k in kept:
-            if classes[k] != classes[i] and not agnostic:
-                continue
-            x1, y1, x2, y2 = boxes[k]
+        same = rivals.setdefault(classes[i], [])
+        for x1, y1, x2, y2, other in same:
             width = (right if right < x2 else x2) - (left if left > x1 else x1)
+            if width <= 0 and area > EMPTY:
+                continue
             height = (bottom if bottom < y2 else y2) - (top if top > y1 else y1)
             shared = width * height if width > 0 and height > 0 else 0.0
-            both = area + (x2 - x1) * (y2 - y1)
+            both = area + other
             # Two boxes without an area cover each other.
             if (shared / (both - shared) if both > EMPTY else 1.0) > iou:
                 break
         else:
             kept.append(i)
+            same.append((left, top, right, bottom, area))
     return kept

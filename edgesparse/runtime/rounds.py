@@ -6,9 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgesparse.backends.frames import Frame, FrameBoxes, Ring
 from edgesparse.errors import EdgeSparseError
 
@@ -44,7 +41,7 @@ class Rounds:
         self._waiting.extend(rounds[started:])
         self._left.append(len(rounds))
 
-    def collect(self) -> Iterator[tuple[list[FrameBoxes], NDArray[np.int64]]]:
+    def collect(self) -> Iterator[tuple[list[FrameBoxes], list[int]]]:
         """Yield the candidates of the oldest batch and the times of its slot, round by round; they are valid until the
         next round is requested. If one raises, the batch's other rounds are discarded. Raises RuntimeError if nothing
         is in flight."""

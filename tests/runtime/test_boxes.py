@@ -66,8 +66,13 @@ def test_what_is_no_box_changes_nothing(
     assert detections(tmp_path, head, mixed) == (detections(tmp_path, head, unique)[0], len(broken))
 
 
+@pytest.mark.parametrize("few", [0, 100])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(good, faulty), max_size=12))
-def test_faults_count_each_candidate_that_is_no_box_once(rows: list[Row]) -> None:
+def test_faults_count_each_candidate_that_is_no_box_once(
+    monkeypatch: pytest.MonkeyPatch, few: int, rows: list[Row]
+) -> None:
+    monkeypatch.setattr("edgesparse.runtime.boxes.FEW", few)
     table = np.array(rows, np.float32).reshape(-1, 6)
     xyxy, confidence = table[:, :4], table[:, 4]
     class_id = np.where(table[:, 5] == np.rint(table[:, 5]), table[:, 5], -1).astype(np.int64)

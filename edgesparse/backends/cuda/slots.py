@@ -67,7 +67,7 @@ class CudaSlot(Slot):
         self._gpu, self._kernels, self._engine, self._plan, self.plain = gpu, kernels, engine, plan, engine.plain
         if plan.strided is not None and kernel_of(plan.strided, engine.outputs) is None:
             self._plan = replace(plan, strided=None)
-        self.times = np.zeros(3, np.int64)
+        self.times = [0, 0, 0]
         self._lent = Lent(engine.stream)
         self._held: dict[str, Any] = {"memory": [], "graphs": {}, "lent": self._lent}
         self._close = weakref.finalize(self, _free, gpu, engine.stream, self._held)

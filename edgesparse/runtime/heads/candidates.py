@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from edgesparse.backends.frames import Candidates, Decode
 
+NO_CANDIDATES: Candidates = np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64)
+
 
 def at_least(scores: NDArray[Any], conf: float) -> NDArray[np.intp]:
     """Indices of the scores [n] that are not below `conf`. NaN is not below: the detector drops and counts it."""
@@ -47,10 +49,10 @@ def labeled(boxes: NDArray[np.float32], scores: NDArray[Any], conf: float, multi
     if not len(scores):
         return boxes, np.empty(0, np.float32), np.empty(0, np.int64)
     class_id, best = scores.argmax(axis=1), scores.max(axis=1).astype(np.float32, copy=False)
-    if best.min() >= conf:  # false for NaN
+    keep = at_least(best, conf)
+    if len(keep) == len(best):
         return boxes, best, class_id
-    keep = ~(best < conf)
-    return boxes[keep], best[keep], class_id[keep]
+    return boxes.take(keep, 0), best.take(keep), class_id.take(keep)
 
 
 def listed(rows: Callable[[Sequence[NDArray[Any]], int], tuple[NDArray[Any], ...]], conf: float) -> Decode:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgesparse.backends.frames import Candidates, Decode, Plane, Planes, Strided
 from edgesparse.runtime.heads.base import CENTERED, POSSIBLE, VALUES, Evidence, Layout, Sample
-from edgesparse.runtime.heads.candidates import at_least, labeled
+from edgesparse.runtime.heads.candidates import NO_CANDIDATES, at_least, labeled
 from edgesparse.runtime.heads.deepstream_yolo import is_corners_and_class
 from edgesparse.runtime.heads.grid import grid, is_decoded, priors, strides_for, strides_of
 from edgesparse.runtime.heads.yolov5 import FIRST_CLASS, DecodedRows, is_rows
@@ -52,17 +52,23 @@ class Yolox(_OnePerCell):
 
     def decode(self, layout: Layout, conf: float, multi_label: bool = False) -> Decode:
         corner, stride = grid(layout.size, strides_for(layout.outputs[0].shape[1], layout.size))
-        cell = np.concatenate([corner * stride, stride, stride * 0.5], 1, dtype=np.float32)
+        factor = stride * (1, 1, 0.5, 0.5)
+        cell = np.concatenate([factor, corner * stride, 0 * corner], 1, dtype=np.float32)
 
         def decode(outputs: Sequence[NDArray[Any]], image: int) -> Candidates:
             rows = outputs[0][image]
             keep = at_least(rows[:, 4], conf)
+            if not len(keep):  # as in most frames of most cameras
+                return NO_CANDIDATES
             rows, origin = rows.take(keep, 0), cell.take(keep, 0)
-            raw = rows[:, :4].astype(np.float32, copy=False)
-            center, half = raw[:, :2] * origin[:, 2:3], np.exp(raw[:, 2:])
-            center += origin[:, :2]
-            half *= origin[:, 3:]
-            boxes = np.concatenate([center - half, center + half], 1)
+            boxes = rows[:, :4].astype(np.float32, copy=False)
+            center, half = boxes[:, :2], boxes[:, 2:]
+            np.exp(half, out=half)
+            boxes *= origin[:, :4]
+            boxes += origin[:, 4:]
+            first = center - half
+            half += center
+            center[:] = first
             return labeled(boxes, rows[:, FIRST_CLASS:] * rows[:, 4:FIRST_CLASS], conf, multi_label)
 
         return decode
