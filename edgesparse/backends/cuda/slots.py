@@ -65,7 +65,8 @@ class CudaSlot(Slot):
 
     def __init__(self, gpu: Gpu, kernels: Kernels, engine: Engine, plan: FramePlan) -> None:
         self._gpu, self._kernels, self._engine, self._plan, self.plain = gpu, kernels, engine, plan, engine.plain
-        if plan.strided is not None and kernel_of(plan.strided, engine.outputs) is None:
+        self._kernel = None if plan.strided is None else kernel_of(plan.strided, engine.outputs)
+        if self._kernel is None:
             self._plan = replace(plan, strided=None)
         self.times = [0, 0, 0]
         self._lent = Lent(engine.stream)
@@ -107,7 +108,7 @@ class CudaSlot(Slot):
 
     def _allocate_boxes(self) -> None:
         plan, outputs, strided = self._plan, self._engine.outputs, self._plan.strided
-        assert strided is not None
+        assert strided is not None and self._kernel is not None
         row = outputs_of(plan, outputs, [self._tensors[s.name] for s in outputs])
         row["capacity"], row["thresholds"] = CAPACITY, self._constant(thresholds_of(plan))
         row["priors"] = 0 if strided.priors is None else self._constant(strided.priors)
@@ -120,8 +121,7 @@ class CudaSlot(Slot):
         on_device = [self._constant(row), self._constant(np.zeros(self.batch, COUNT)), self._memory(records.nbytes)]
         arguments = [*on_device, *map(self._mapped, (self._summaries, records, details))]
         grid = (-(-strided.candidates // 32), self.batch, 1)
-        name = kernel_of(strided, outputs) or ""
-        self._compact = Launch(self._kernels, name, grid, (32, 8, 1), arguments)
+        self._compact = Launch(self._kernels, self._kernel, grid, (32, 8, 1), arguments)
 
     @property
     def where(self) -> str:  # type: ignore[override]
