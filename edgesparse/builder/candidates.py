@@ -12,9 +12,7 @@ from edgesparse.backends.base import Precision
 from edgesparse.builder.prepare import Prepared
 from edgesparse.config import SLIM, SPARSE, WAYS, Recipe, Way
 from edgesparse.errors import BuildError
-from edgesparse.model import load as models
 from edgesparse.predict import boards, roofline
-from edgesparse.predict.fusion import fused_layers
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """The safest first."""
@@ -156,7 +154,7 @@ def least_ms(plan: CandidatePlan, prepared: Prepared) -> float | None:
     name = this_board()
     if name is None:
         return None
-    fused, board = fused_layers(models.load(prepared.source(plan.slim))), boards.board(name)
+    fused, board = prepared.fused(plan.slim), boards.board(name)
     predicted = roofline.predict(fused, board, plan.precision, plan.sparse).ms / (1 + roofline.BAND)
     return max(predicted, roofline.least_ms(fused, board, plan.precision, plan.sparse))
 

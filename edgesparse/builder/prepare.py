@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from edgesparse.errors import BuildError, ConfigError, ModelError
 from edgesparse.head_table import absolute_head
 from edgesparse.model import load as models
 from edgesparse.model.check import require_finite
+from edgesparse.predict.fusion import Work, fused_layers
 from edgesparse.runtime.heads.base import Head, Layout
 from edgesparse.runtime.heads.recognize import check, choose, keypoints_in, names_in, raw_maps
 from edgesparse.runtime.heads.registry import head as head_of
@@ -47,6 +48,7 @@ class Prepared:
     layers: Inspection
     slim: Path | None = None
     """The file with rewrites that are predicted to make it faster, if there are any."""
+    _fused: dict[bool, tuple[Work, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def source(self, slim: bool) -> Path:
         """Return the file that candidates are built from, or that of the rewritten network."""
@@ -54,6 +56,12 @@ class Prepared:
             return self.simplified
         assert self.slim is not None
         return self.slim
+
+    def fused(self, slim: bool) -> tuple[Work, ...]:
+        """Return the layers of `source(slim)` as a board runs them (predict/fusion.py). Each file is read once."""
+        if slim not in self._fused:
+            self._fused[slim] = fused_layers(models.load(self.source(slim)))
+        return self._fused[slim]
 
     @property
     def sparse(self) -> bool:

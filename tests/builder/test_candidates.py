@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from null_plans import Plan as Planned
@@ -114,11 +115,15 @@ def test_what_may_win_is_built_first(sparse_model: Path, planned: Planned) -> No
     assert {plan.precision for plan in rest[:-3]} == {"int8"} and not rest[0].sparse and rest[1].sparse
 
 
-def test_on_a_known_board_no_engine_is_faster_than_predicted(sparse_model: Path, board: None) -> None:
-    model = prepared(sparse_model)
+def test_on_a_known_board_no_engine_is_faster_than_predicted(
+    sparse_model: Path, board: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, reading = prepared(sparse_model), Mock(side_effect=load)
+    monkeypatch.setattr("edgesparse.model.load.load", reading)
     times = {
         name: least_ms(parse_plan(name), model) for name in ("fp32", "fp16", "fp16-2:4", "int8-qdq", "int8-qdq-2:4")
     }
+    reading.assert_called_once_with(model.simplified)
     least = {name: time or 0.0 for name, time in times.items()}
     assert 1 > least["fp32"] > least["fp16"] > least["int8-qdq"] > 0
     assert least["fp16"] > least["fp16-2:4"] > 0 and least["int8-qdq"] > least["int8-qdq-2:4"] > 0
