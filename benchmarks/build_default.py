@@ -76,16 +76,15 @@ def recipe(arguments: argparse.Namespace, scene: Path | None, memory: str | None
 
 def build_once(arguments: argparse.Namespace, scene: Path | None, store: Path, memory: str | None) -> dict[str, Any]:
     """One build: its result, or its error."""
-    begun, steps = time.monotonic(), Steps()
+    begun = time.monotonic()
     try:
-        built = build(recipe(arguments, scene, memory), store, reuse="nothing", progress=steps)
+        built = build(recipe(arguments, scene, memory), store, reuse="nothing", progress=Steps())
     except EdgeSparseError as error:
         return {"error": f"{type(error).__name__}: {error}", "seconds": round(time.monotonic() - begun, 1)}
-    steps.end()
     manifest = built.package.manifest
     if arguments.save and memory is None:
         shutil.copy(built.package.folder / "report.html", arguments.out / "build_default.html")
-    return {"seconds": round(time.monotonic() - begun, 1), "steps": steps.seconds, **summarize(manifest)}
+    return {"seconds": round(time.monotonic() - begun, 1), **summarize(manifest)}
 
 
 def summarize(manifest: Manifest) -> dict[str, Any]:
@@ -95,6 +94,7 @@ def summarize(manifest: Manifest) -> dict[str, Any]:
         "budget_of": manifest.budget_of,
         "clocks": manifest.clocks,
         "fallback": manifest.fallback_precision,
+        "phases": manifest.seconds,
         "candidates": [without_layers(candidate) for candidate in manifest.candidates],
         "layers": [layer.model_dump() for layer in manifest.sparsity],
     }
@@ -109,23 +109,15 @@ def without_layers(candidate: Candidate) -> dict[str, Any]:
 
 
 class Steps:
-    """Print one line per step on standard error, with the elapsed seconds. `seconds`: of each step."""
+    """Prints one line per step on standard error, with the elapsed seconds."""
 
     def __init__(self) -> None:
-        self._step, self._begun, self._since = "", time.monotonic(), time.monotonic()
-        self.seconds: dict[str, float] = {}
+        self._step, self._begun = "", time.monotonic()
 
     def __call__(self, step: str, done: int, total: int) -> None:
         if step != self._step:
-            self.end()
             self._step = step
-            print(f"{self._since - self._begun:7.1f} s  {step}", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        now = time.monotonic()
-        if self._step:
-            self.seconds[self._step] = round(self.seconds.get(self._step, 0.0) + now - self._since, 2)
-        self._since = now
+            print(f"{time.monotonic() - self._begun:7.1f} s  {step}", file=sys.stderr, flush=True)
 
 
 def keep(arguments: argparse.Namespace, name: str, result: dict[str, Any]) -> None:
