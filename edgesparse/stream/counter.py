@@ -58,14 +58,13 @@ class Counter:
         dwell: list[tuple[float, ...]] = [()] * len(detections)
         crossings: list[Crossing] = []
         entries: list[Stay] = []
-        points: list[list[float]] = []
         if len(detections):
             # In the frame, as a line across it has no way around its ends.
             points = np.minimum(np.maximum(detections.anchors, 0), self._corner).tolist()
             width, height = self._size
             zones = self._zones.containing([(x / width, y / height) for x, y in points])
-        if len(detections) and self.counts.tracked and detections.track_id is not None:
-            numbers, margins = detections.track_id.tolist(), self._margins(detections) if self._placed else ()
+            numbers = detections.track_id.tolist() if self.counts.tracked and detections.track_id is not None else ()
+            margins = self._margins(detections) if self._placed and numbers else ()
             for row, track_id in enumerate(numbers):
                 if track_id < 0:
                     continue
