@@ -74,7 +74,6 @@ class Tally(Sink):
 '''
 OUTPUT = '''"""Detections to a log that others read by offset, as a Kafka topic is."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -102,7 +101,7 @@ class Log(Output):
 
     def detections(self, result: FrameResult) -> None:
         file = self._files[sum(result.frame.source.encode()) % len(self._files)]
-        print(json.dumps(result.record), file=file, flush=True)
+        print(result.text, file=file, flush=True)
         self.state.sent += 1
 
     def close(self) -> None:

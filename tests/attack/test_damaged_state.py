@@ -58,7 +58,7 @@ def test_a_damaged_spool_is_set_aside_and_messages_are_kept(tmp_path: Path, kind
     path.parent.mkdir()
     SPOOLS[kind](path)
     mqtt = Mqtt(MqttSettings(host="127.0.0.1", port=free_port()), output_context(tmp_path))
-    mqtt.put("door/events", {"a": 1})
+    mqtt.put("door/events", lambda: '{"a":1}')
     mqtt.close()
     assert len(list(path.parent.glob("mqtt.sqlite.damaged-*"))) == 1
     spool = Spool(path, 1_000_000)

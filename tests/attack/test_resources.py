@@ -171,7 +171,7 @@ def test_an_output_on_a_full_disk_says_so_in_its_state(tmp_path: Path, monkeypat
         mqtt._spool._report(sqlite3.OperationalError("database or disk is full"), "new messages are lost")
 
     monkeypatch.setattr(mqtt._spool, "append", full)
-    mqtt.put("door/events", {})
+    mqtt.put("door/events", lambda: "{}")
     wait_until(lambda: mqtt.state.storage)
     assert mqtt.state.storage == "database or disk is full; new messages are lost"
     mqtt.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publi
 
 def numbers(mqtt: Mqtt, start: int, stop: int, pause: float = 0.0) -> None:
     for number in range(start, stop):
-        mqtt.put("door/detections", {"n": number})
+        mqtt.put("door/detections", partial(json.dumps, {"n": number}))
         time.sleep(pause)
 
 
@@ -102,7 +104,7 @@ def test_the_oldest_messages_beyond_the_bound_are_dropped_and_counted(
     broker.off()
     filling = "x" * 2000
     for number in range(1000):
-        mqtt.put("door/detections", {"n": number, "filling": filling})
+        mqtt.put("door/detections", partial(json.dumps, {"n": number, "filling": filling}))
     wait_until(lambda: mqtt.state.dropped + mqtt.state.waiting == 1000 and mqtt.state.waiting < 500)
     broker.on()
     kept = 1000 - mqtt.state.dropped
@@ -130,13 +132,14 @@ def test_a_killed_process_loses_nothing_that_was_on_disk(
 ) -> None:
     broker.off()
     program = (
-        "import sys, time; from pathlib import Path; from edgesparse.service.outputs.base import OutputContext\n"
+        "import json, sys, time; from functools import partial; from pathlib import Path\n"
+        "from edgesparse.service.outputs.base import OutputContext\n"
         "from edgesparse.service.outputs.mqtt import Mqtt\n"
         "from edgesparse.service.outputs.mqtt_settings import MqttSettings\n"
         "from edgesparse.service.snapshots import SnapshotSettings\n"
         "context = OutputContext(Path(sys.argv[2]), 'test', SnapshotSettings())\n"
         "mqtt = Mqtt(MqttSettings(host='127.0.0.1', port=int(sys.argv[1])), context)\n"
-        "for n in range(100): mqtt.put('door/detections', {'n': n})\n"
+        "for n in range(100): mqtt.put('door/detections', partial(json.dumps, {'n': n}))\n"
         "while mqtt._spool.count < 100 or mqtt._backlog.in_memory: time.sleep(0.01)\n"
         "print('kept', flush=True); time.sleep(60)\n"
     )
@@ -169,7 +172,7 @@ def test_a_wrong_password_is_reported(tmp_path: Path, publisher: Publish) -> Non
     broker = Broker(tmp_path, f"allow_anonymous false\npassword_file {passwords}")
     mqtt = publisher(broker.port, username="cam", password_file=mine)
     wait_until(lambda: "authori" in mqtt.state.state)
-    mqtt.put("door/detections", {"n": 0})
+    mqtt.put("door/detections", partial(json.dumps, {"n": 0}))
     wait_until(lambda: mqtt.state.waiting == 1)
     broker.off()
 

@@ -149,7 +149,9 @@ def test_an_output_of_ones_own_is_one_class_and_one_line_in_the_table(
     outputs.write(sample_frame(), sample_detections(1))
     board = outputs._open["board"]
     assert isinstance(board, BulletinBoard)
-    assert board.frames[0].record["detections"] and board.events[0].name == "e" and board.key == tmp_path / "key"
+    assert (
+        json.loads(board.frames[0].text)["detections"] and board.events[0].name == "e" and board.key == tmp_path / "key"
+    )
     outputs.close()
     assert board.closed
     for text, message in (

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
+import weakref
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from samples import sample_detections, sample_frame
 
 from edgesparse.errors import SinkError
+from edgesparse.service.outputs.backlog import Backlog
+from edgesparse.service.outputs.base import FrameResult
 from edgesparse.service.outputs.spool import Message, Spool
+from edgesparse.stream.sinks.json_lines import frame_text
+
+TIMES = {"time": ""}
+"""What is computed from the wall clock."""
+
+
+def test_a_message_is_put_together_where_it_is_sent(tmp_path: Path) -> None:
+    """Not in the frame loop's thread, and of nothing that the next frame overwrites."""
+    frame, shown = sample_frame(), sample_detections(0, 1)
+    expected, image = json.loads(frame_text(frame, shown, ("red", "green"))), weakref.ref(frame.image)
+    write = Mock(side_effect=FrameResult(frame, shown, ("red", "green")).writer())
+    del frame
+    assert image() is None, "a backlog of messages keeps no images"
+    backlog = Backlog(tmp_path / "mqtt.sqlite", 1_000_000, "plant")
+    backlog.put("door/detections", write)
+    assert not write.called
+    [message] = backlog.take(9)
+    assert message.topic == "plant/door/detections" and json.loads(message.payload) | TIMES == expected | TIMES
+    backlog.spool.close()
 
 
 def test_a_damaged_spool_is_set_aside(tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from edgesparse.service.outputs.base import Writer
 from edgesparse.service.outputs.spool import Message, Spool
 
 MAX_IN_MEMORY = 20_000
@@ -22,12 +21,12 @@ class Backlog:
     def __init__(self, path: Path, most: int, topic: str) -> None:
         self.spool = Spool(path, most)
         self._topic = topic
-        self._incoming: deque[tuple[str, dict[str, Any]]] = deque()
+        self._incoming: deque[tuple[str, Writer]] = deque()
         self._number = self.spool.last
         self._lost = 0
 
-    def put(self, topic: str, record: dict[str, Any]) -> None:
-        self._incoming.append((topic, record))
+    def put(self, topic: str, write: Writer) -> None:
+        self._incoming.append((topic, write))
         if len(self._incoming) > MAX_IN_MEMORY:
             self._incoming.popleft()
             self._lost += 1
@@ -47,10 +46,9 @@ class Backlog:
         """Remove the oldest messages from memory and return them."""
         messages = []
         for _ in range(min(most, len(self._incoming))):
-            topic, record = self._incoming.popleft()
+            topic, write = self._incoming.popleft()
             self._number += 1
-            payload = json.dumps(record, separators=(",", ":")).encode()
-            messages.append(Message(self._number, f"{self._topic}/{topic}", payload))
+            messages.append(Message(self._number, f"{self._topic}/{topic}", write().encode()))
         return messages
 
     def spill(self, before: Iterable[Message] = ()) -> None:

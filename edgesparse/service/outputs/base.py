@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -22,7 +22,7 @@ from edgesparse.service.in_view import InView
 from edgesparse.service.outputs.events import Event, EventRule
 from edgesparse.service.snapshots import Snapshot, SnapshotSettings
 from edgesparse.stream.frames import Frame
-from edgesparse.stream.sinks.json_lines import frame_record, frame_text
+from edgesparse.stream.sinks.json_lines import frame_text
 from edgesparse.values import Section
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -89,6 +89,10 @@ class OutputState:
     storage: str = ""
 
 
+Writer = Callable[[], str]
+"""Returns the text of a message."""
+
+
 class FrameResult:
     """One frame with its detections, as passed to every output."""
 
@@ -96,14 +100,15 @@ class FrameResult:
         self.frame, self.detections, self.names = frame, detections, names
 
     @cached_property
-    def record(self) -> dict[str, object]:
-        """The frame's JSON object, built once for all outputs. Do not change it."""
-        return frame_record(self.frame, self.detections, self.names)
-
-    @cached_property
     def text(self) -> str:
-        """The same as JSON."""
+        """The frame as a JSON object (`frame_record`), put together once for all outputs."""
         return frame_text(self.frame, self.detections, self.names)
+
+    def writer(self) -> Writer:
+        """Return a function that puts the same text together in another thread. It keeps nothing of the image."""
+        height, width = self.frame.image.shape[:2]
+        frame = replace(self.frame, image=np.empty((height, width, 0), np.uint8))
+        return partial(frame_text, frame, self.detections, self.names)
 
 
 class Output(ABC):

@@ -8,6 +8,7 @@ sent again over each connection.
 
 from __future__ import annotations
 
+import json
 import logging
 import select
 import socket
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -25,7 +27,7 @@ from edgesparse.deadline import Deadline
 from edgesparse.mqtt_client import BoundedClient, explained
 from edgesparse.service.in_view import InView
 from edgesparse.service.outputs.backlog import Backlog
-from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputState, Scene
+from edgesparse.service.outputs.base import FrameResult, Output, OutputContext, OutputState, Scene, Writer
 from edgesparse.service.outputs.events import Event
 from edgesparse.service.outputs.mqtt_settings import MqttSettings
 from edgesparse.service.outputs.mqtt_topics import Topics
@@ -75,12 +77,11 @@ class Mqtt(Output):
 
     def detections(self, result: FrameResult) -> None:
         if self._settings.empty or len(result.detections):
-            self.put(f"{result.frame.source}/detections", result.record)
-
+            self.put(f"{result.frame.source}/detections", result.writer())
         self._topics.detections(result)
 
     def event(self, event: Event) -> None:
-        self.put(f"{event.camera}/events", event.record)
+        self.put(f"{event.camera}/events", partial(json.dumps, event.record))
 
     def scene(self, scene: Scene) -> None:
         self._topics.take(scene)
@@ -95,9 +96,9 @@ class Mqtt(Output):
         if snapshot.requested and self._settings.snapshots:
             self._topics.snapshot(camera, snapshot)
 
-    def put(self, topic: str, record: dict[str, Any]) -> None:
-        """Queue `record` as JSON for TOPIC/`topic`."""
-        self._backlog.put(topic, record)
+    def put(self, topic: str, write: Writer) -> None:
+        """Queue a message for TOPIC/`topic`, whose text `write` returns in the thread that sends it."""
+        self._backlog.put(topic, write)
         self._nudge()
 
     def _nudge(self) -> None:
