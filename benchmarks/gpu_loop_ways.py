@@ -78,10 +78,10 @@ class Setup:
 
 class Watched:
     """An Observer that keeps each frame's durations and times the observer it passes them on to. `rows`: nanoseconds
-    of capture, preprocess, engine, decode, nms, sinks, the total, the age, and the other observer."""
+    of capture, preprocess, engine, decode, nms, track, sinks, the total, the age, and the other observer."""
 
     def __init__(self, most: int, inner: Observer | None = None) -> None:
-        self.rows, self.frames, self.boxes, self._inner = np.zeros((most, 9), np.int64), 0, 0, inner
+        self.rows, self.frames, self.boxes, self._inner = np.zeros((most, 10), np.int64), 0, 0, inner
         self.begun_ns = self.ended_ns = 0
 
     def restart(self) -> None:
@@ -94,7 +94,7 @@ class Watched:
         if not self.frames:
             self.begun_ns = self.ended_ns
         mine = self.rows[self.frames % len(self.rows)]
-        mine[:8], mine[8] = row, self.ended_ns - start
+        mine[:9], mine[9] = row, self.ended_ns - start
         self.frames += 1
         self.boxes += len(detections)
         return pause
@@ -103,38 +103,22 @@ class Watched:
         if self._inner is not None:
             self._inner.update(cameras)
 
-    def summary(self, batch: int, outputs_ns: int) -> dict[str, Any]:
-        rows, frames = self.rows[: self.frames], max(self.frames, 1)
+    def summary(self, batch: int) -> dict[str, Any]:
+        rows = self.rows[: self.frames]
         if not len(rows):
             return {"frames": 0}
         mean = rows.mean(axis=0) / 1e3
-        age = np.percentile(rows[:, 7], (50, 99)) / 1e6
-        outputs = outputs_ns / frames / 1e3
+        age = np.percentile(rows[:, 8], (50, 99)) / 1e6
         stages = {"capture": mean[0] / batch, **dict(zip(STAGES, mean[1:5] / batch, strict=True))}
         stages["wait for the engine"] = stages.pop("engine")
-        stages |= {"tracking, zones and lines": mean[5] - outputs, "outputs": outputs, "metrics": mean[8]}
+        stages |= {"tracking, zones and lines": mean[5], "outputs": mean[6], "metrics": mean[9]}
         return {
             "frames": self.frames,
             "frames_a_second": round((self.frames - batch) / (self.ended_ns - self.begun_ns) * 1e9, 1),
-            "boxes_a_frame": round(self.boxes / frames, 1),
+            "boxes_a_frame": round(self.boxes / self.frames, 1),
             "age_ms": {"p50": round(float(age[0]), 3), "p99": round(float(age[1]), 3)},
             "us_a_frame": {name: round(float(value), 1) for name, value in stages.items()},
         }
-
-
-class Timed(Sink):
-    """Times another sink."""
-
-    def __init__(self, inner: Sink) -> None:
-        self._inner, self.ns = inner, 0
-
-    def write(self, frame: Frame, detections: Detections) -> None:
-        start = time.perf_counter_ns()
-        self._inner.write(frame, detections)
-        self.ns += time.perf_counter_ns() - start
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 Open = Callable[[Setup, Run, Detector], list[Feed]]
@@ -158,19 +142,19 @@ class Ways:
             return self._timed(parts.outputs, parts.watch, seconds, limit)
 
     def _timed(self, sink: Sink, observer: Observer | None, seconds: float, limit: int | None) -> dict[str, Any]:
-        stop, timed, watched = threading.Event(), Timed(sink), Watched(self._most, observer)
+        stop, watched = threading.Event(), Watched(self._most, observer)
         feeds = self._open(self._setup, self._run, self._detector)
-        with Loop(feeds, self._detector, [timed], observer=watched, stop=stop) as loop:
+        with Loop(feeds, self._detector, [sink], observer=watched, stop=stop) as loop:
             loop.run(3 * self._setup.cameras)
             watched.restart()
-            timed.ns, cpu, own = 0, time.process_time(), time.thread_time()
+            cpu, own = time.process_time(), time.thread_time()
             memory = resident(), gpu_free()
             timer = threading.Timer(seconds, stop.set)
             timer.start()
             ended = loop.run(limit).ended
             timer.cancel()
             cpu, own = time.process_time() - cpu, time.thread_time() - own
-            result = watched.summary(self._setup.batch, timed.ns)
+            result = watched.summary(self._setup.batch)
             frames = max(watched.frames, 1)
             result["cpu_us_a_frame"] = {"process": round(1e6 * cpu / frames), "loop": round(1e6 * own / frames)}
             after = resident(), gpu_free()

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from edgesparse.runtime.counts import Counts
 from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.detector import STAGES
 from edgesparse.service.in_view import Viewed
-from edgesparse.stream.pipeline import ALL_STAGES
+from edgesparse.stream.summary import ALL_STAGES
 
 BOUNDS_MS = (0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 350, 500, 1000, 2000, 5000)
 COLUMNS = (*ALL_STAGES, "total", "age")
@@ -20,7 +21,7 @@ _KEPT = 4096
 _BOUNDS_NS = np.array([bound * 1e6 for bound in BOUNDS_MS], np.int64)
 _EACH = np.arange(len(COLUMNS))
 _AGE = COLUMNS.index("age")
-_DETECTOR = slice(1, len(ALL_STAGES) - 1)
+_DETECTOR = slice(COLUMNS.index(STAGES[0]), COLUMNS.index(STAGES[-1]) + 1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from edgesparse.stream.interrupts import Interrupts
 from edgesparse.stream.requests import Request, Requests
 from edgesparse.stream.sinks.base import Sink
 from edgesparse.stream.sources.base import Source
-from edgesparse.stream.summary import ALL_STAGES as ALL_STAGES
 from edgesparse.stream.summary import Record
 from edgesparse.stream.summary import Summary as Summary
 
@@ -222,13 +221,14 @@ class Loop(Closing):
         tracked = track([feed for feed, _ in batch.taken], batch.detections[:cameras])
         share = (time.perf_counter_ns() - start) // max(cameras, 1)  # of each frame in what was done for all of them
         for (feed, frame), detections in zip(batch.taken, tracked, strict=True):
-            detected, detections = time.perf_counter_ns() - share, feed.count(frame, detections)
+            begun, detections = time.perf_counter_ns() - share, feed.count(frame, detections)
+            counted = time.perf_counter_ns()
             for sink in self.sinks:
                 sink.write(frame, detections)
             end = time.perf_counter_ns()
             row = self._record.frame(detections.class_id)
             age = batch.detected_ns - frame.time_ns
-            row[:] = (batch.captured - batch.started, *times, end - detected, end - batch.started, age)
+            row[:] = (batch.captured - batch.started, *times, counted - begun, end - counted, end - batch.started, age)
             if self._observer is not None:
                 self._pause = self._observer.frame(feed.status, frame, detections, row)
         self.requests.answer(batch.requests, [self._detector.counted(each) for each in batch.detections[cameras:]])

@@ -14,7 +14,8 @@ from edgesparse import device
 from edgesparse.runtime.detector import STAGES
 from edgesparse.stream.totals import Totals
 
-ALL_STAGES = ("capture", *STAGES, "sinks")
+ALL_STAGES = ("capture", *STAGES, "track", "sinks")
+"""`track`: tracking, zones and lines; of what is done for all cameras of a batch together, a frame has its share."""
 _KEPT = 1 << 16
 
 

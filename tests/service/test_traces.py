@@ -34,7 +34,7 @@ from edgesparse.service.snapshots import SnapshotEncoder, SnapshotSettings
 from edgesparse.stream.summary import ALL_STAGES
 
 MS = 1_000_000
-ROW = np.array([1, 2, 30, 4, 5, 6, 60, 52], np.int64) * MS
+ROW = np.array([1, 2, 30, 4, 5, 2, 4, 60, 52], np.int64) * MS
 """Stages, total and age: the frame was captured 52 ms before its detections were collected."""
 
 
@@ -96,11 +96,11 @@ def test_a_frame_is_a_trace_with_a_span_per_stage(tmp_path: Path) -> None:
     children = [span for span in spans if span.parent and span.parent.span_id == root.context.span_id]
     assert tuple(span.name for span in children) == ALL_STAGES
     times = [(span.start_time or 0, span.end_time or 0) for span in children]
-    assert [end - start for start, end in times] == [int(each) for each in ROW[:6]]
+    assert [end - start for start, end in times] == [int(each) for each in ROW[:7]]
     assert times[0][0] == root.start_time and times[-1][1] == root.end_time
-    assert all(times[i][1] == times[i + 1][0] for i in range(1, 5)), "the detector's stages follow each other"
+    assert all(times[i][1] == times[i + 1][0] for i in range(1, 6)), "the detector's stages follow each other"
     assert root.resource.attributes["service.name"] == "edgesparse" and root.resource.attributes["host.name"] == "test"
-    assert traces.state.sent == len(spans) == 14 and traces.state.dropped == 0
+    assert traces.state.sent == len(spans) == 16 and traces.state.dropped == 0
 
 
 def test_a_real_collector_gets_them_with_the_token(tmp_path: Path, collector: Collector) -> None:
@@ -111,7 +111,7 @@ def test_a_real_collector_gets_them_with_the_token(tmp_path: Path, collector: Co
     traces.close()
     assert {span.name for span in collector.spans} == {"frame", *ALL_STAGES}
     assert collector.requests == [("/v1/traces", "Bearer a-token-of-this-test")]
-    assert len({span.trace_id for span in collector.spans}) == 1 and traces.state.sent == 7
+    assert len({span.trace_id for span in collector.spans}) == 1 and traces.state.sent == 8
     camera = next(span for span in collector.spans if span.name == "frame").attributes[0]
     assert (camera.key, camera.value.string_value) == ("camera", "yard")
 
@@ -150,7 +150,7 @@ def test_without_the_section_nothing_is_called_and_a_reload_switches_it(
     outputs.change(service_settings(traces=TracesSettings(url=collector.url, every=1)), SCENE)
     outputs.frame_times(sample_frame(), sample_detections(0), ROW)
     outputs.change(service_settings(), SCENE)
-    assert outputs._timed == () and len(collector.spans) == 7
+    assert outputs._timed == () and len(collector.spans) == 8
     outputs.close()
     snapshots.close()
 

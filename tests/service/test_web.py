@@ -132,7 +132,7 @@ def test_metrics_can_be_read_by_prometheus(service: Running) -> None:
     }  # fmt: skip
     assert {f"edgesparse_{name}" for name in names} <= families.keys() | {f"{name}_info" for name in families}
     stages = {s.labels["stage"] for s in families["edgesparse_stage_seconds"].samples}
-    assert stages == {"capture", "preprocess", "engine", "decode", "nms", "sinks", "total"}
+    assert stages == {"capture", "preprocess", "engine", "decode", "nms", "track", "sinks", "total"}
     ages = [s for s in families["edgesparse_frame_age_seconds"].samples if s.name.endswith("_bucket")]
     assert [s.value for s in ages] == sorted(s.value for s in ages) and ages[-1].value > 0
 

@@ -193,7 +193,7 @@ def test_the_observer_is_called_for_each_frame_and_each_update(detector: Detecto
     Loop([feed(detector, source, "only")], detector, observer=observer, stop=stop).run()
     assert {name for name, _, _ in observer.frames} == {"only"}
     row = observer.frames[-1][2]
-    assert row.shape == (8,) and row[6] >= row[1:6].sum() and row[7] >= 0
+    assert row.shape == (9,) and row[7] >= row[1:7].sum() and row[8] >= 0
     status = observer.updates[-1][1][0]
     assert (status.name, status.source, status.width, status.height) == ("only", "0", 64, 48)
     assert status.frames > 5 and status.age_ns < 2e9

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from edgesparse.config import DetectorSpec, InputSpec, Run
 from edgesparse.errors import BuildError, SinkError, SourceError
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
+from edgesparse.stream.cameras import Feed
 from edgesparse.stream.frames import Frame, Image
 from edgesparse.stream.pipeline import Summary, run
 from edgesparse.stream.sinks.json_lines import JsonLines
@@ -34,10 +36,20 @@ def test_everything_is_counted_until_the_source_ends(tmp_path: Path) -> None:
     assert summary.classes == {"person": 6, "dog": 3}
     assert sink.indices == [0, 1, 2] and sink.counts == [3, 3, 3]
     assert summary.seconds > 0 and summary.fps > 0 and summary.peak_memory_mb > 1
-    assert list(summary.latency) == ["capture", "preprocess", "engine", "decode", "nms", "sinks", "total"]
+    assert list(summary.latency) == ["capture", "preprocess", "engine", "decode", "nms", "track", "sinks", "total"]
     parts = [p for name, p in summary.latency.items() if name != "total"]
     assert all(0 <= p.p50 <= p.p90 <= p.p99 for p in parts)
     assert sum(p.p50 for p in parts) <= 1.5 * summary.latency["total"].p99
+
+
+def test_tracking_is_a_stage_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(feeds: Sequence[Feed], detections: Sequence[Detections]) -> Sequence[Detections]:
+        time.sleep(0.05)
+        return detections
+
+    monkeypatch.setattr("edgesparse.stream.pipeline.track", slow)
+    latency = run(black_frames(), make_detector(tmp_path), [Collect()], limit=5).latency
+    assert latency["track"].p50 >= 50 > latency["sinks"].p50
 
 
 def test_it_stops_at_the_limit(tmp_path: Path) -> None:

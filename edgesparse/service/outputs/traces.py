@@ -32,7 +32,8 @@ log = logging.getLogger("edgesparse.service")
 CLOSE_SECONDS = 1.5
 MOST_WAITING = 2048
 """Spans that wait for the collector; beyond that they are dropped."""
-_CAPTURE, _SINKS, _TOTAL, _AGE = 0, len(ALL_STAGES) - 1, len(ALL_STAGES), len(ALL_STAGES) + 1
+_CAPTURE, _TRACK, _SINKS = (ALL_STAGES.index(name) for name in ("capture", "track", "sinks"))
+_TOTAL, _AGE = len(ALL_STAGES), len(ALL_STAGES) + 1
 
 
 class TracesSettings(OutputSettings):
@@ -87,7 +88,7 @@ class Traces(Output):
             return
         self._left = self._every
         end = time.time_ns()
-        begin = end - int(row[_SINKS]) - int(row[_AGE])
+        begin = end - int(row[_TRACK] + row[_SINKS] + row[_AGE])
         attributes: dict[str, str | int] = {"camera": frame.source, "frame": frame.index, "detections": len(detections)}
         whole = self._tracer.start_span("frame", start_time=min(begin, end - int(row[_TOTAL])), attributes=attributes)
         inside = self._inside(whole)
@@ -106,7 +107,7 @@ class Traces(Output):
 
 def _stages(row: NDArray[np.int64], end: int) -> Iterator[tuple[str, int, int]]:
     """Yield name, start and duration of each stage, in nanoseconds. Capture starts when the loop begins to take frames,
-    the detector's stages end where the sinks begin: what is between waited for another batch in the engine.
+    the detector's stages end where tracking begins: what is between waited for another batch in the engine.
     """
     yield "capture", end - int(row[_TOTAL]), int(row[_CAPTURE])
     start = end - int(row[_SINKS]) - int(row[_CAPTURE + 1 : _SINKS].sum())

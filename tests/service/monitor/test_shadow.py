@@ -32,7 +32,7 @@ from edgesparse.service.monitor import shadow
 from edgesparse.service.monitor.all import Monitors
 from edgesparse.service.monitor.shadow import Beside, Pace, ShadowEngine
 from edgesparse.service.monitor.shadow_requests import ShadowRequests
-from edgesparse.service.tally import Tally
+from edgesparse.service.tally import COLUMNS, Tally
 from edgesparse.service.web import metrics
 from edgesparse.shadow import REQUEST, ShadowRequest, ShadowResult, ShadowSettings
 from edgesparse.stream.frames import Frame
@@ -101,7 +101,7 @@ def watched(packages: dict[str, Path]) -> Iterator[Watched]:
 
 
 def test_an_engine_that_agrees_is_reported_with_latency_and_memory(watched: Watched) -> None:
-    watched.tally.add("door", np.full(8, 2_000_000, np.int64), Detections.none())
+    watched.tally.add("door", np.full(len(COLUMNS), 2_000_000, np.int64), Detections.none())
     result = watched.run("same")
     assert (result.state, result.recall, result.precision, result.errors) == ("done", 1.0, 1.0, 0)
     assert result.frames == 4 and result.boxes == 12 and result.candidate == "fp32"
