@@ -43,7 +43,7 @@ Score = Callable[[ModelProto], float]
 Result = tuple[ModelProto, ReconstructReport]
 STEP = 0.05
 """The search for the largest share within `max_drop` stops at this share of the eligible MACs."""
-METHOD = 6
+METHOD = 7
 """Part of a saved state's key. Increase it if the method changes: a state of another method is not continued."""
 
 
