@@ -26,8 +26,8 @@ from edgesparse.sparsity.rebuild import FitData, State, advance, fit_layer, refi
 
 Item = TypeVar("Item")
 IMAGES = 60
-"""Batches, spread evenly over all: layers are fitted on two of three, and the third measures the change of the outputs.
-On batches that a wide layer was fitted on, it changes them far less than on others.
+"""Batches, spread evenly over all: layers are fitted on two of three, and the change of the outputs is measured on the
+third. A wide layer changes the outputs for batches that it was fitted on far less than for others.
 """
 
 

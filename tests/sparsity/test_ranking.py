@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_models import model, node, random
 
 from edgesparse.progress import quiet
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.ranking import rank
 from edgesparse.sparsity.rebuild import FitData, State
-from small_models import model, node, random
 
 
 @pytest.mark.parametrize("count", [1, 6])
