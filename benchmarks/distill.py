@@ -12,7 +12,6 @@ back. It trains on coco_mini/train and unlabelled/; scores are on coco_mini/val,
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from dataclasses import replace
@@ -35,6 +34,7 @@ def prepare(options: argparse.Namespace) -> None:
     from edgesparse.compress.lesson import StudentOptions, prepare_lesson
     from edgesparse.model.load import load
     from edgesparse.runtime.images import image_files
+    from edgesparse.tasks.distill import refitted
     from edgesparse.tasks.inputs import as_recipe, pixels_of
 
     path = real() / "models" / "yolox_nano.onnx"
@@ -49,7 +49,9 @@ def prepare(options: argparse.Namespace) -> None:
     )
     prepared = prepare_lesson(model, model, spec, chosen)
     values = {"feature_weight": 4.0, **prepared.values, "strong": options.strong}
-    replace(prepared, values=values).write(options.folder, pixels)
+    refitted(replace(prepared, values=values), pixels, spec, options.folder, partial(print, end="\r")).write(
+        options.folder, pixels
+    )
     print(f"{len(pixels)} images; next: python benchmarks/distill.py train {options.folder}")
 
 
@@ -75,7 +77,6 @@ def score(options: argparse.Namespace) -> None:
     labels = read_annotations(real() / "coco_mini" / "instances_val.json", real() / "coco_mini" / "val")
     assert labels is not None
     scorer = ModelScorer(spec, labels, partial(print, end="\r"))
-    lesson = json.loads((options.folder / "distill.json").read_text())
     result: dict[str, Any] = {
         **machine(),
         "trained on": report["device"],
@@ -83,7 +84,7 @@ def score(options: argparse.Namespace) -> None:
         "images": report["images"],
         "minutes": round(report["seconds"] / 60, 2),
         "steps": report["step"],
-        "relu": bool(lesson["blend"]),
+        "relu": any(node.op_type == "Relu" for node in student.graph.node),
         "int8": bool(report["scales"]),
         "share of MACs 2:4": round(inspect(load(options.folder / "trained.onnx")).share("sparse"), 3),
         "mAP of the original": round(scorer.reference(teacher), 2),
@@ -108,7 +109,7 @@ def main() -> None:
             verb.add_argument("--images", type=int, default=0, help="train on so many of the images")
             verb.add_argument("--batch", type=int, default=16)
             verb.add_argument("--strong", type=int, default=8, help="change so many images per step strongly")
-            verb.add_argument("--rate", type=float, default=5e-3)
+            verb.add_argument("--rate", type=float, default=1e-3)
         if function is score:
             verb.add_argument("--save", action="store_true")
     options = parser.parse_args()

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     help="Train for this many minutes.",
 )
 @click.option("--batch", type=options.COUNT, metavar="N", help="Images per step (default: 4, on a GPU 16).")
-@click.option("--rate", type=options.POSITIVE, metavar="R", help="Relative learning rate (default: 5e-3).")
+@click.option("--rate", type=options.POSITIVE, metavar="R", help="Relative learning rate (5e-4, on a GPU 1e-3).")
 @click.option("--state", type=options.PATH, metavar="FOLDER", help="Keep checkpoints in this folder.")
 @options.labels()
 @options.annotated_images("--annotated-images")
@@ -53,8 +53,9 @@ def distill(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
     """Teach a faster detector from this one, without labels.
 
     The student starts with the model's weights, or with those of --student, such as a file that 'prune' wrote, whose
-    layers stay 2:4. It learns to reproduce the model's maps and features on the images, which are varied. This
-    needs PyTorch, and uses a GPU if there is one. After an interruption, the same command continues.
+    layers stay 2:4. With --relu, its layers are refitted first. It learns to reproduce the model's maps and features on
+    the images, which are varied. This needs PyTorch, and uses a GPU if there is one. After an interruption, the same
+    command continues.
     """
     from edgesparse.compress.lesson import StudentOptions
     from edgesparse.errors import ConfigError

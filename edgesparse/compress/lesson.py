@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,18 @@ from edgesparse.int8.placement import Placement, QdqPlan, plan
 from edgesparse.int8.quantize import quantize
 from edgesparse.model.layers import layer_name
 from edgesparse.model.load import load, save
+from edgesparse.model.threads import blas_on_one_core
+from edgesparse.progress import Progress
 from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.position_weights import PositionWeights
+from edgesparse.sparsity.rebuild import FitData, States, rebuild
 
+FITTED = 128
+"""The most images that layers are refitted on."""
+POSITIONS = 200_000
+"""The most positions of a map that a layer is refitted on."""
+METHOD = "1"
+"""Part of the key of refitted layers. Increase it if the method changes: layers of another method are not reused."""
 BINS = {"yolov8-maps": 16, "nanodet-maps": 8}
 
 
@@ -65,6 +76,32 @@ class PreparedLesson:
     teacher: ModelProto
     student: ModelProto
     values: dict[str, Any]
+    smooth: ModelProto | None = None
+    """The student before ReLU replaced its activations; None if nothing was replaced."""
+
+    def refitted(
+        self, pixels: NDArray[np.uint8], objects: Iterable[NDArray[np.float32]], folder: Path, progress: Progress
+    ) -> PreparedLesson:
+        """Return the lesson of a student whose layers are refitted to ReLU, if it replaced other activations.
+
+        `pixels`: as in `write`. `objects`: for each of `inputs`, where objects are, [1, height, width] from 0 to 1.
+        Layers stored in `folder` are not fitted again. Raises what `rebuild` raises.
+        """
+        if self.smooth is None:
+            return self
+        progress("finding objects", 0, 0)
+        weights = PositionWeights.of(objects)
+        data = FitData(partial(self.inputs, pixels), weights, original=self.smooth, positions=POSITIONS)
+        state = States(folder, self.student, data, METHOD).of("relu")
+        with blas_on_one_core():
+            student, _ = rebuild(self.student, (), data, state, progress)
+        return replace(self, student=student, smooth=None)
+
+    def inputs(self, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        """Yield the images that layers are refitted on, at most FITTED of `pixels`, as the networks take them."""
+        mean, std = (np.array(self.values[name], np.float32).reshape(3, 1, 1) for name in ("mean", "std"))
+        for image in pixels[:: -(-len(pixels) // FITTED)]:
+            yield (image[None] * np.float32(self.values["scale"]) - mean) / std
 
     def write(self, folder: Path, pixels: NDArray[np.uint8]) -> None:
         """Write the files that `edgesparse.training.distill` reads.
@@ -86,14 +123,13 @@ def prepare_lesson(
     the maps cannot be found or learned.
     """
     values = compared(teacher, student, spec)
-    blend: list[str] = []
+    smooth = student if options.relu else None
     if options.relu:
-        student, blend = with_relu(student)
+        student = with_relu(student)
     if options.sparse:
         wiring = Editor(student, copy=False).wiring
         student = with_2to4(student, options.sparse, [layer_name(wiring.producer[name]) for name in values["maps"]])
     values |= {
-        "blend": blend,
         "placement": placement_of(student),
         "minutes": options.minutes,
         "steps": options.steps,
@@ -101,7 +137,7 @@ def prepare_lesson(
     }
     if options.int8:
         values |= rounding(plan(student, values["placement"]))
-    return PreparedLesson(teacher, student, values)
+    return PreparedLesson(teacher, student, values, smooth)
 
 
 def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec, features: int = FEATURES) -> dict[str, Any]:

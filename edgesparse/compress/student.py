@@ -19,24 +19,23 @@ FEATURES = 40
 """The most tensors inside the networks that a training compares."""
 
 
-def with_relu(model: ModelProto) -> tuple[ModelProto, list[str]]:
-    """Return a copy with Relu in place of each x * sigmoid(x) and HardSwish, and the names of those nodes.
+def with_relu(model: ModelProto) -> ModelProto:
+    """Return a copy with Relu in place of each x * sigmoid(x) and HardSwish.
 
     Raises ModelError if there are none.
     """
     editor = Editor(model)
-    names = []
+    replaced = False
     for node in list(editor.graph.node):
         source = _smooth(editor.wiring, node)
         if source is not None:
-            name = layer_name(node)
-            node.CopyFrom(helper.make_node("Relu", [source], list(node.output), name))
-            names.append(name)
-    if not names:
+            node.CopyFrom(helper.make_node("Relu", [source], list(node.output), layer_name(node)))
+            replaced = True
+    if not replaced:
         raise ModelError("the model has no SiLU and no HardSwish: nothing for ReLU to replace")
     editor.changed()
     editor.tidy()
-    return editor.model, names
+    return editor.model
 
 
 def _smooth(wiring: Wiring, node: NodeProto) -> str | None:

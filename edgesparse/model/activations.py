@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import cache
 from itertools import islice
 from math import prod
+from os import SEEK_CUR
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -149,10 +150,13 @@ class Tape:
             self._path(name).unlink()
             del self._types[name], self._written[name]
 
-    def read(self, name: str) -> Iterator[Array]:
-        """Tensor `name` of each batch in turn."""
+    def read(self, name: str, step: int = 1) -> Iterator[Array]:
+        """Tensor `name` of every `step`-th batch in turn."""
         with self._path(name).open("rb") as file:
-            for shape, kind in self._written[name]:
+            for i, (shape, kind) in enumerate(self._written[name]):
+                if i % step:
+                    file.seek(prod(shape) * kind.itemsize, SEEK_CUR)
+                    continue
                 value: Array = np.fromfile(file, kind, prod(shape)).reshape(shape)
                 yield _cast(value, TensorProto.FLOAT) if kind != self._types[name] else value
 

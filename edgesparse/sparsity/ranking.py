@@ -63,7 +63,7 @@ def rank(
         for at, node in enumerate(source.nodes):
             if layer_name(node) in by_name:
                 progress("measuring sensitivity", len(changes), len(by_name))
-                changes[layer_name(node)] = _alone(source, held_out, at, outputs, state, fitted.weights)
+                changes[layer_name(node)] = _alone(source, held_out, at, outputs, state, fitted)
     ranked = [Choice(name, by_name[name][0], change) for name, change in changes.items()]
     return sorted(ranked, key=lambda choice: choice.change / by_name[choice.name][1])
 
@@ -89,9 +89,7 @@ def _tape(model: ModelProto, folder: Path, batches: Batches) -> Tape:
     return tape
 
 
-def _alone(
-    source: Tape, held_out: Tape, at: int, outputs: ReferenceOutputs, state: State, weights: PositionWeights | None
-) -> float:
+def _alone(source: Tape, held_out: Tape, at: int, outputs: ReferenceOutputs, state: State, data: FitData) -> float:
     """Return what pruning only the layer at node `at`, fitted on `source`, changes in `held_out`: only the nodes after
     it run again.
     """
@@ -101,7 +99,7 @@ def _alone(
         advance(tape, tape, at, work)
     saved = state.get(f"alone-{at}")
     if saved is None:
-        arrays = fit_layer(source, source, work, mask_2to4(work.weight.values, work.weight.axis), True, weights)
+        arrays = fit_layer(source, source, work, mask_2to4(work.weight.values, work.weight.axis), True, data)
         with _fitted(held_out.wiring, work, arrays):
             saved = {"change": np.array(outputs.difference(held_out.rest(at, outputs.names)))}
         state.put(f"alone-{at}", saved)

@@ -2,6 +2,7 @@
 
 Each layer is fitted on its inputs in the pruned model to its outputs in the dense model, so it also
 compensates, as far as it can, for what earlier layers lost. Layers that stay dense are refitted for the same reason.
+Where ReLU replaced a smooth activation of the dense model, the fit is to what comes closest behind it (`swapped`).
 """
 
 from __future__ import annotations
@@ -35,14 +36,29 @@ from edgesparse.sparsity.fitting import Mask, Moments, Sums, fit
 from edgesparse.sparsity.mask import GROUP, mask_2to4, violations
 from edgesparse.sparsity.permute import drop_unread
 from edgesparse.sparsity.position_weights import PositionWeights
+from edgesparse.sparsity.swapped import line_of
 
 
 @dataclass(frozen=True)
 class FitData:
-    """The data to fit layers on: calibration batches, and how much each position counts (None: equally)."""
+    """The data to fit layers on: calibration batches, and how much each position counts (None: equally).
+
+    `original`: the model whose layers' outputs are matched, with the same names; None for the model itself before it is
+    changed. `positions`: about the most that a layer is fitted on; None for all. Where that is fewer, whole batches
+    are left out.
+    """
 
     batches: Batches
     weights: PositionWeights | None = None
+    original: ModelProto | None = None
+    positions: int | None = None
+
+    def step(self, tape: Tape, work: Product) -> int:
+        """Each how manyth batch a layer is fitted on; the tape holds the layer's outputs."""
+        if self.positions is None:
+            return 1
+        first = next(tape.read(work.node.output[0]))
+        return max(1, tape.count * len(work.outputs(first)) // self.positions)
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,8 @@ class States:
     @cached_property
     def _inputs(self) -> str:
         digest = hashlib.sha256(self._model.SerializeToString(deterministic=True))
+        if self._data.original is not None:
+            digest.update(self._data.original.SerializeToString(deterministic=True))
         for batch in checked(self._data.batches):
             digest.update(repr(batch.shape).encode() + np.ascontiguousarray(batch).tobytes())
         if self._data.weights is not None:
@@ -123,14 +141,12 @@ def rebuild(
     """
     inputs = inputs or {}
     changed = {*names, *inputs}
-    if not changed:
+    if not changed and data.original is None:
         return model, []
     with state.scratch() as folder:
         complete = state.get("whole") is not None
-        dense, pruned = _tapes(model, folder, None if complete else data.batches)
-        layers = [i for i, node in enumerate(dense.nodes) if node.op_type in LAYERS]
-        first = min((i for i in layers if layer_name(dense.nodes[i]) in changed), default=len(dense.nodes))
-        todo = [i for i in layers if i >= first]
+        dense, pruned = _tapes((data.original or model, model), folder, None if complete else data.batches)
+        todo = _todo(pruned, changed, data.original)
         fits: list[LayerFit] = []
         for done, at in enumerate(todo):
             progress("reconstructing", done, len(todo))
@@ -144,7 +160,7 @@ def rebuild(
             arrays = state.get(f"layer-{at}")
             if arrays is None:
                 start = _start(work.weight, name in names, inputs.get(name))
-                arrays = fit_layer(dense, pruned, work, start, name in names, data.weights)
+                arrays = fit_layer(dense, pruned, work, start, name in names, data)
                 state.put(f"layer-{at}", arrays)
             fits.append(_apply(pruned, work, arrays, name in names))
         progress("reconstructing", len(todo), len(todo))
@@ -153,9 +169,19 @@ def rebuild(
     return pruned.model, fits
 
 
-def _tapes(model: ModelProto, folder: Path, batches: Batches | None) -> tuple[Tape, Tape]:
+def _todo(pruned: Tape, changed: Collection[str], original: ModelProto | None) -> list[int]:
+    """The nodes to fit: layers from the first one in `changed` on or, with `original`, all that it has too."""
+    layers = [i for i, node in enumerate(pruned.nodes) if node.op_type in LAYERS]
+    if original is not None:
+        known = {name for node in original.graph.node for name in node.output}
+        return [i for i in layers if pruned.nodes[i].output[0] in known]
+    first = min((i for i in layers if layer_name(pruned.nodes[i]) in changed), default=len(pruned.nodes))
+    return [i for i in layers if i >= first]
+
+
+def _tapes(models: tuple[ModelProto, ModelProto], folder: Path, batches: Batches | None) -> tuple[Tape, Tape]:
     tapes = []
-    for part in ("dense", "pruned"):
+    for part, model in zip(("dense", "pruned"), models, strict=True):
         copy = ModelProto()
         copy.CopyFrom(model)
         (folder / part).mkdir()
@@ -189,28 +215,34 @@ def refittable(tape: Tape, node: NodeProto) -> Product | None:
 
 def advance(dense: Tape, pruned: Tape, at: int, work: Product) -> None:
     """Run both tapes until the inputs of the layer at node `at`, and the dense model's outputs, can be read."""
+    output = work.node.output[0]
     pruned.run_to(at)
-    dense.run_to(at + 1, keep=[work.node.output[0], work.reads])
+    dense.run_to(next(i for i, node in enumerate(dense.nodes, 1) if output in node.output), keep=[output, work.reads])
 
 
-def fit_layer(
-    dense: Tape, pruned: Tape, work: Product, start: Mask, search: bool, weights: PositionWeights | None
-) -> dict[str, Array]:
+def fit_layer(dense: Tape, pruned: Tape, work: Product, start: Mask, search: bool, data: FitData) -> dict[str, Array]:
     """Return weight, bias, mask and error of one layer, as stored in `State`.
 
     `start`: which weights stay, in the layer's own layout; with `search`, a 2:4 mask that is searched from there.
     """
     matrix, intercept = work.matrix * work.scale, has_bias(pruned.wiring, work)
     groups = work.groups if search else np.empty((0, 4), np.intp)
-    mask = work.as_matrix(start)
+    mask, name = work.as_matrix(start), work.node.output[0]
     rows = np.split(np.arange(len(matrix)), work.parts)
+    line = line_of(dense, pruned, work)
+    if line is not None:
+        matrix *= line.scale[:, None]
+
+    step = data.step(dense, work)
+    weights = data.weights and data.weights.every(step)
 
     def pairs() -> Iterator[tuple[Array, Array]]:
-        return zip(pruned.read(work.reads), dense.read(work.node.output[0]), strict=True)
+        outputs = dense.read(name, step)
+        return zip(pruned.read(work.reads, step), outputs if line is None else map(line.of, outputs), strict=True)
 
     moments = moments_of([work], ([pair] for pair in pairs()), weights)[0]
     fits = [fit(moments.normal(i, intercept), matrix[r], groups, mask[r]) for i, r in enumerate(rows)]
-    activation = activation_of(pruned.wiring, work.node.output[0])
+    activation = activation_of(pruned.wiring, name)
     if activation is not None and intercept:
         fits = activated(work, moments, fits, pairs, weights, activation)
     return {

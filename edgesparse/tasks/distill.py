@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgesparse.builder.objects import object_masks
 from edgesparse.builder.prepare import detector_spec
 from edgesparse.compress.lesson import PreparedLesson, StudentOptions, prepare_lesson, read_result
 from edgesparse.config import DetectorSpec, Recipe
@@ -105,15 +107,29 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
 def _lesson(teacher: Model, spec: DetectorSpec, options: DistillOptions) -> PreparedLesson:
     """Return what the student learns. Raises ModelError, naming the node, if it cannot learn from the teacher."""
     from edgesparse.training.lessons import Lesson
-    from edgesparse.training.steps import DISTILL_RATE, settings
+    from edgesparse.training.steps import settings
 
     student = load(options.student) if options.student else teacher
     prepared = prepare_lesson(teacher, student, spec, options.changes)
-    prepared = replace(prepared, values={**settings(), "rate": DISTILL_RATE, **prepared.values})
+    prepared = replace(prepared, values={**settings(), **prepared.values})
     lesson = Lesson.of(prepared.values)
     for model in (teacher, prepared.student):
         lesson.network(model)
     return prepared
+
+
+def refitted(
+    lesson: PreparedLesson, pixels: NDArray[np.uint8], spec: DetectorSpec, folder: Path, progress: Progress
+) -> PreparedLesson:
+    """Return the lesson with its student refitted, if ReLU replaced other activations, on the images not held out.
+
+    `pixels`: as in `PreparedLesson.write`. What is stored in `folder` is not computed again.
+    """
+    from edgesparse.training.lessons import split
+
+    others = pixels[split(len(pixels))[1]]
+    objects = object_masks(lesson.teacher, partial(lesson.inputs, others), spec)
+    return lesson.refitted(others, objects, folder / "refitted", progress)
 
 
 def _train(
@@ -127,6 +143,6 @@ def _train(
         raise ConfigError(f"found {len(pixels)} image, needed two or more: one judges, the others train")
     with storing(folder):
         make_folder(folder)
-        lesson.write(folder, pixels)
+        refitted(lesson, pixels, spec, folder, progress).write(folder, pixels)
         distill(folder, progress)
     return read_result(folder)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from math import cos, isfinite, pi
@@ -26,7 +24,7 @@ from torch import Tensor
 
 from edgesparse.errors import ConfigError, ModelError
 from edgesparse.progress import Progress
-from edgesparse.training.lessons import Lesson, in_order
+from edgesparse.training.lessons import Lesson, in_order, split
 from edgesparse.training.moving import MEASURED, MOVING, MovingMasks, input_sizes
 from edgesparse.training.network import Network
 from edgesparse.training.quantizer import Quantizer
@@ -34,10 +32,8 @@ from edgesparse.training.steps import INT8_RATE, LAYOUTS, Steps, save_checkpoint
 
 METHOD = "relative steps"
 """How weights move: a checkpoint of another method is of another training."""
-MIX_UNTIL, INT8_FROM = 0.25, 0.6
-"""Shares of the training: until which SiLU fades into ReLU, and from which values are rounded to INT8."""
-HELD_OUT = 0.06
-"""Share of the images that are held out of training."""
+INT8_FROM = 0.6
+"""Share of the training from which values are rounded to INT8."""
 OBSERVED = 8
 """Batches on which ranges are measured before values are rounded."""
 SAVE_EVERY = 20.0
@@ -89,28 +85,17 @@ class _Training:
         pixels = torch.from_numpy(np.load(self.folder / "images.npy"))
         if pixels.ndim != 4 or pixels.shape[1] != 3 or len(pixels) < 2:
             raise ConfigError(f"images.npy holds {list(pixels.shape)}: needed two or more images [N, 3, H, W]")
-        apart = max(1, int(HELD_OUT * len(pixels)))
-        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-        self.held_out = pixels[order[:apart]].to(self.device)
-        self.images = pixels[order[apart:]].to(self.device)
+        apart, others = split(len(pixels))
+        self.held_out, self.images = pixels[apart].to(self.device), pixels[others].to(self.device)
 
     def _comparable(self) -> list[str]:
         """The features that the loss compares: those in which the student has not reordered the channels."""
         images = self._input(self.held_out[: self.lesson.batch])
-        with self._smooth(), torch.no_grad():
+        with torch.no_grad():
             return in_order(self.student(images), self.teacher(images), self.lesson.features)
 
     def _input_sizes(self) -> dict[str, Tensor]:
-        """The sizes of the student's inputs where it computes what it will learn to."""
-        with self._smooth():
-            return input_sizes(self.student, [self._input(self.images[:MEASURED])])
-
-    @contextmanager
-    def _smooth(self) -> Iterator[None]:
-        """The student with SiLU where it will have ReLU."""
-        self.student.mix = 1.0 if self.lesson.blend else 0.0
-        yield
-        self.student.mix = 0.0
+        return input_sizes(self.student, [self._input(self.images[:MEASURED])])
 
     def _dense(self) -> Network:
         """What pruned weights start from: the teacher's if the student has all others of it, otherwise 0."""
@@ -156,8 +141,7 @@ class _Training:
         if self._rounding():
             rate = min(rate, INT8_RATE)
         moving = done < MOVING
-        mix = max(0.0, 1 - done / MIX_UNTIL) if lesson.blend else 0.0
-        if not self.steps.take(lesson.draw(self.images, step), step, rate, moving, mix):
+        if not self.steps.take(lesson.draw(self.images, step), step, rate, moving):
             self._refuse()
 
     def _refuse(self) -> None:

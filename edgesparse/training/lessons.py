@@ -9,7 +9,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor
 from torch.nn import functional
@@ -17,6 +19,8 @@ from torch.nn import functional
 from edgesparse.training.augment import mixed
 from edgesparse.training.network import Network
 
+HELD_OUT = 0.06
+"""Share of the images that are held out of training."""
 Places = tuple[int, int]
 """First channel, and the channel after the last one."""
 
@@ -42,17 +46,15 @@ class Lesson:
 
     `maps`, `features`: tensors of both networks that the loss compares, the latter times `feature_weight`; `spec`: the
     meaning of the maps' channels.
-    `blend`: Relu nodes of the student that were SiLU. `readers`, `scales_of`, `int8_layers`, `placement`: where values
-    are rounded to INT8 (QdqPlan), empty without INT8; `scales`: of each quantized tensor at the start, otherwise
-    measured. `scale`, `mean`, `std`: how pixels 0..255 become the input.
-    Training ends after `minutes` or `steps`, whichever comes first. `strong`: how many images per batch are
-    changed strongly.
+    `readers`, `scales_of`, `int8_layers`, `placement`: where values are rounded to INT8 (QdqPlan), empty without INT8;
+    `scales`: of each quantized tensor at the start, otherwise measured. `scale`, `mean`, `std`: how pixels 0..255
+    become the input. Training ends after `minutes` or `steps`, whichever comes first. `strong`: how many images per
+    batch are changed strongly.
     """
 
     maps: Sequence[str]
     features: Sequence[str]
     spec: MapsSpec
-    blend: Sequence[str] = ()
     readers: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     scales_of: dict[str, str] = field(default_factory=dict)
     int8_layers: Sequence[str] = ()
@@ -79,13 +81,13 @@ class Lesson:
         spec = {**values["spec"], **{name: tuple(values["spec"][name]) for name in ("box", "classes")}}
         return cls(**{**values, "spec": MapsSpec(**spec)})
 
-    def network(self, model: ModelProto, blend: Sequence[str] = ()) -> Network:
+    def network(self, model: ModelProto) -> Network:
         """Return what computes the maps and features of `model`. Raises ModelError, naming the node; see Network."""
-        return Network(model, [*self.maps, *self.features], blend)
+        return Network(model, [*self.maps, *self.features])
 
     def student(self, model: ModelProto) -> Network:
         """Return the network to train, whose values are rounded where `readers` and `int8_layers` say."""
-        network = self.network(model, self.blend)
+        network = self.network(model)
         if self.readers:
             readers = {name: {node: set(places) for node, places in by.items()} for name, by in self.readers.items()}
             network.quantize(readers, self.scales_of, self.int8_layers, self.scales)
@@ -122,6 +124,13 @@ class Lesson:
     def key(self) -> str:
         """What a checkpoint must be of to be continued."""
         return json.dumps(asdict(self), sort_keys=True)
+
+
+def split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which of `count` images are held out of training, at least one, and which are not."""
+    apart = max(1, int(HELD_OUT * count))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).numpy()
+    return order[:apart], order[apart:]
 
 
 def joined(outputs: Mapping[str, Tensor]) -> list[Tensor]:

@@ -29,20 +29,17 @@ class Network(nn.Module):
 
     `masks`: for each 2:4 weight, by its key in `weights`, which of its values count; those of others are ignored. With
     `straight`, gradients reach the others too, as if they counted (a straight-through estimator).
-    `blend`: names of Relu nodes that replaced SiLU; they compute `mix` * SiLU + (1 - `mix`) * ReLU. Raises
-    ModelError, naming the node, for one that has no PyTorch counterpart.
+    Raises ModelError, naming the node, for one that has no PyTorch counterpart.
     """
 
-    def __init__(self, model: ModelProto, outputs: Sequence[str], blend: Sequence[str] = ()) -> None:
+    def __init__(self, model: ModelProto, outputs: Sequence[str]) -> None:
         super().__init__()
         self.outputs, self.straight = tuple(outputs), False
-        self.mix: float | Tensor = 0.0
         self.quantizers = nn.ModuleDict()
         self.readers: Readers = {}
         self._group: dict[str, str] = {}
         self._wiring = Wiring(model.graph)
         self._image = next(v.name for v in model.graph.input if v.name not in self._wiring.stored)
-        self._blend = frozenset(blend)
         self._nodes = _needed(self._wiring, outputs)
         self._keys: dict[str, str] = {}
         self.weights, self.biases = nn.ParameterDict(), nn.ParameterDict()
@@ -165,8 +162,6 @@ class Network(nn.Module):
         """Return what computes the node, from a network and its inputs: a copy of this one has weights of its own."""
         if node.op_type == "Conv":
             return self._conv(node)
-        if node.op_type == "Relu" and layer_name(node) in self._blend:
-            return Network._relu
         make = OPERATORS.get(node.op_type)
         if make is None or node.domain:
             raise ModelError(f"{node.op_type} {layer_name(node)} has no counterpart in PyTorch: it cannot be trained")
@@ -192,11 +187,6 @@ class Network(nn.Module):
             return geometry.run(x, values, network.biases[bias] if bias is not None else None)
 
         return run
-
-    def _relu(self, x: Tensor) -> Tensor:
-        if not isinstance(self.mix, Tensor) and self.mix <= 0:
-            return torch.relu(x)
-        return self.mix * nn.functional.silu(x) + (1 - self.mix) * torch.relu(x)
 
     def _parameter(self, node: NodeProto, name: str, place: nn.ParameterDict) -> str:
         if name not in self._wiring.stored:

@@ -28,8 +28,6 @@ how much the features count."""
 GPU_TRAINING = {**TRAINING, "batch": 16, "strong": 8, "rate": 1e-3}
 """On a GPU a step of 16 images takes about as long. Of many images some may be changed strongly; with few per step and
 few steps, that raises the error."""
-DISTILL_RATE = 5e-3
-"""The learning rate of a student whose activations change: it has further to go than a pruned network."""
 INT8_RATE = 1.5e-4
 """The learning rate where values are rounded: larger steps go astray before the first check."""
 LAYOUTS = {"cpu": torch.channels_last, "cuda": torch.contiguous_format}
@@ -87,7 +85,7 @@ class Steps:
         self.recorded = self.device.type == "cuda"
         """Whether steps are recorded; then numbers that change are read from the device."""
         self.total, self.count = torch.zeros((), device=self.device), 0
-        self.rate, self.share, self.mix = (torch.zeros((), device=self.device) for _ in range(3))
+        self.rate, self.share = (torch.zeros((), device=self.device) for _ in range(2))
         self.optimizer = torch.optim.Adam(list(sizes), eps=1e-12, capturable=self.recorded)
         self._pixels: Tensor | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -97,12 +95,11 @@ class Steps:
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
 
-    def take(self, pixels: Tensor, step: int, rate: float, moving: bool, mix: float = 0.0) -> bool:
+    def take(self, pixels: Tensor, step: int, rate: float, moving: bool) -> bool:
         """Move the weights once; return False if the loss is not finite, with weights and average unchanged.
 
         On a GPU, False comes some steps later, and all weights are lost: continue from a copy, after `forget`.
-        `moving`: whether masks move, if there are any; they are chosen every EVERY steps. `mix`: of
-        the student, how much of SiLU is left.
+        `moving`: whether masks move, if there are any; they are chosen every EVERY steps.
         """
         masks = self.masks if moving else None
         if masks is not None and step and step % EVERY == 0:
@@ -111,22 +108,20 @@ class Steps:
         share = 1 - min(self.most, (1 + step) / (10 + step))
         self.count += 1
         if not self.recorded:
-            self.student.mix = mix
             self.optimizer.param_groups[0]["lr"] = rate
             loss = self.loss(self.student, pixels)
             if not isfinite(loss.item()):
                 return False
             self._move(loss, masks, share)
             return True
-        for place, value in ((self.rate, rate), (self.share, share), (self.mix, mix)):
+        for place, value in ((self.rate, rate), (self.share, share)):
             place.fill_(value)
-        self.student.mix = self.mix if mix > 0 else 0.0
         self.optimizer.param_groups[0]["lr"] = self.rate
         if self._pixels is None or self._pixels.shape != pixels.shape:
             self._pixels, self._kind = torch.empty_like(pixels), None
         self._pixels.copy_(pixels)
         observing = [bool(quantizer.observing) for quantizer in self.student.quantizers.values()]
-        self._replay(masks, (masks is not None, mix > 0, *observing))
+        self._replay(masks, (masks is not None, *observing))
         return self.count % LOOK > 0 or self.finite()
 
     def finite(self) -> bool:

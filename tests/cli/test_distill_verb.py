@@ -84,6 +84,24 @@ def test_a_pruned_model_is_trained_and_a_second_call_finds_the_result(edgesparse
 
 
 @pytest.mark.torch
+def test_a_student_with_relu_starts_refitted_and_a_second_call_finds_the_result(
+    edgesparse: Command, yolo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="torch: needs PyTorch").set_num_threads(1)
+    arguments = ("--images", "images", "--relu", "--minutes", "1e-6", "--json")
+    ended = edgesparse("distill", yolo, "-o", "out.onnx", *arguments, "--state", "work")
+    assert ended.code == 0, ended.err
+    layers = len(list(Path("work/refitted").rglob("layer-*.npz")))
+    assert layers == sum(node.op_type == "Conv" for node in onnx.load(yolo).graph.node)
+    again = edgesparse("distill", yolo, "-o", "again.onnx", *arguments, "--state", "work")
+    assert again.code == 0 and Path("again.onnx").read_bytes() == Path("out.onnx").read_bytes()
+    monkeypatch.setattr(distill, "refitted", lambda lesson, *_: lesson)
+    plain = edgesparse("distill", yolo, "-o", "plain.onnx", *arguments)
+    starts = [each.json["history"][0]["held_out"] for each in (ended, plain)]
+    assert starts[0] < 0.8 * starts[1]
+
+
+@pytest.mark.torch
 def test_an_int8_model_is_trained_and_a_second_call_finds_the_result(edgesparse: Command, yolo: Path) -> None:
     pytest.importorskip("torch", reason="torch: needs PyTorch").set_num_threads(1)
     ended = edgesparse("quantize", yolo, "-o", "out.onnx", *IMAGES, "--steps", "4", "--state", "work", "--json")
