@@ -89,6 +89,10 @@ def _show(model: Path, result: DistillResult) -> None:
         ),
         numbers=4,
     )
+    if training["best_step"] < training["step"]:
+        click.echo(
+            f"the weights of step {training['best_step']} are the result: later ones are worse on images held out"
+        )
     if result.before is not None and result.after is not None:
         click.echo(f"mAP {result.before:.1f} before, {result.after:.1f} after: {result.before - result.after:.1f} lost")
 

@@ -13,7 +13,7 @@ import sys
 import time
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from math import cos, isfinite, pi
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ from edgesparse.training.lessons import Lesson, in_order, split
 from edgesparse.training.moving import MEASURED, MOVING, MovingMasks, input_sizes
 from edgesparse.training.network import Network
 from edgesparse.training.quantizer import Quantizer
-from edgesparse.training.steps import INT8_RATE, LAYOUTS, Steps, save_checkpoint, step_sizes
+from edgesparse.training.steps import INT8_RATE, LAYOUTS, Steps, save_checkpoint, schedule, step_sizes
 
-METHOD = "relative steps"
+METHOD = "relative steps, best kept"
 """How weights move: a checkpoint of another method is of another training."""
 INT8_FROM = 0.6
 """Share of the training from which values are rounded to INT8."""
@@ -52,6 +52,8 @@ class State:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     """Per checkpoint: `seconds`, `step`, `loss` over the last steps, `held_out` (loss of the averaged weights)."""
+    least: float | None = None
+    """The smallest `held_out`, since values have been rounded if they are; those weights are the result."""
 
 
 def distill(folder: Path, progress: Progress) -> dict[str, Any]:
@@ -78,6 +80,7 @@ class _Training:
         self.sizes = step_sizes(self.student, inputs)
         self.masks = MovingMasks(self.student, self._dense(), inputs) if self.student.masks else None
         self.average = deepcopy(self.student).requires_grad_(False)
+        self.best = deepcopy(self.average)
         self.steps = Steps(self.student, self.average, self._loss, self.sizes, self.masks, STAYS)
         self.state = State()
 
@@ -137,7 +140,7 @@ class _Training:
         lesson, step = self.lesson, self.state.step
         if lesson.readers and done >= INT8_FROM and self._observing():
             self._measure_ranges()
-        rate = lesson.rate * min(1.0, (step + 1) / WARM) * (0.505 + 0.495 * cos(pi * done))
+        rate = lesson.rate * schedule(step, WARM, done)
         if self._rounding():
             rate = min(rate, INT8_RATE)
         moving = done < MOVING
@@ -169,6 +172,8 @@ class _Training:
         for mean, own in zip(self.average.quantizers.values(), self.student.quantizers.values(), strict=True):
             mean.load_state_dict(own.state_dict())
         self._round(self.average)
+        self._round(self.best)
+        self.state.least = None  # of float values, with which what follows does not compare
 
     def _round(self, network: Network) -> None:
         for quantizer in network.quantizers.values():
@@ -183,6 +188,9 @@ class _Training:
             self._refuse()
         row = {"seconds": round(self.state.seconds, 1), "step": self.state.step, "held_out": held_out}
         self.state.history.append(row | trained)
+        if self.state.least is None or held_out < self.state.least:
+            self.state.least = held_out
+            self.best.load_state_dict(self.average.state_dict())
 
     @property
     def _key(self) -> str:
@@ -194,6 +202,7 @@ class _Training:
             "state": asdict(self.state),
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
+            "best": self.best.state_dict(),
             "optimizer": self.steps.state_dict(),
             "rounding": self._rounding(),
         }
@@ -209,15 +218,16 @@ class _Training:
         self.state = State(**saved["state"])
         self.student.load_state_dict(saved["student"])
         self.average.load_state_dict(saved["average"])
+        self.best.load_state_dict(saved["best"])
         self.steps.load_state_dict(saved["optimizer"])
         if saved["rounding"]:
             for scale in self.student.quantizers.parameters():
                 self.sizes[scale].copy_(scale.detach())
-            self._round(self.student)
-            self._round(self.average)
+            for network in (self.student, self.average, self.best):
+                self._round(network)
 
     def _finish(self) -> dict[str, Any]:
-        self.average.write_to(self.model)
+        self.best.write_to(self.model)
         onnx.save(self.model, str(self.folder / "trained.onnx"))
         report = {
             "device": torch.cuda.get_device_name(0) if self.device.type == "cuda" else "cpu",
@@ -225,7 +235,8 @@ class _Training:
             "images": len(self.images) + len(self.held_out),
             "features": self.features,
             **asdict(self.state),
-            "scales": self.average.scales() if self._rounding() else {},
+            "best_step": next(row["step"] for row in self.state.history if row["held_out"] == self.state.least),
+            "scales": self.best.scales() if self._rounding() else {},
         }
         (self.folder / "report.json").write_text(json.dumps(report, indent=1))
         return report

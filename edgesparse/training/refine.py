@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
-from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from edgesparse.refinement import Refinement, Trained
 from edgesparse.training.lessons import Lesson
 from edgesparse.training.moving import MEASURED, MOVING, MovingMasks, input_sizes
 from edgesparse.training.network import Network
-from edgesparse.training.steps import INT8_RATE, LAYOUTS, Steps, save_checkpoint, step_sizes
+from edgesparse.training.steps import INT8_RATE, LAYOUTS, Steps, save_checkpoint, schedule, step_sizes
 
 HOLD_OUT = 10
 """Each HOLD_OUT-th image is held out; of fewer images the first."""
@@ -142,9 +141,8 @@ class _Training:
     def _step(self) -> bool:
         """Move the weights once; return False if the loss is not finite, see Steps."""
         lesson, step = self.lesson, self.state.step
-        schedule = min(1.0, (step + 1) / WARM) * (0.505 + 0.495 * cos(pi * step / lesson.steps))
-        moving = step < MOVING * lesson.steps
-        return self.steps.take(lesson.draw(self.images, step), step, lesson.rate * self.state.pace * schedule, moving)
+        rate = lesson.rate * self.state.pace * schedule(step, WARM, step / lesson.steps)
+        return self.steps.take(lesson.draw(self.images, step), step, rate, step < MOVING * lesson.steps)
 
     def _loss(self, network: Network, pixels: Tensor) -> Tensor:
         return self.lesson.loss(network, self.teacher, self._input(pixels), self.lesson.features)

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from math import isfinite
+from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,13 @@ def step_sizes(student: Network, inputs: Mapping[str, Tensor]) -> dict[nn.Parame
     for key, size in inputs.items():
         sizes[student.weights[key]] = sizes[student.weights[key]] / size
     return sizes | {scale: scale.detach().clone() for scale in student.quantizers.parameters()}
+
+
+def schedule(step: int, warm: int, done: float) -> float:
+    """Return the factor of the learning rate at a step: it rises over the first `warm` ones, then falls to 0.01 along a
+    cosine. `done`: the share of the training that is done.
+    """
+    return min(1.0, (step + 1) / warm) * (0.505 + 0.495 * cos(pi * done))
 
 
 class Steps:

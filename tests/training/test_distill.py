@@ -177,3 +177,23 @@ def test_a_model_without_smooth_activations_has_nothing_for_relu(monkeypatch: py
     spec = DetectorSpec(head="yolov8", classes=("a", "b", "c"), input=CENTERED.model_copy(update={"size": (64, 64)}))
     with pytest.raises(ModelError, match="no SiLU"):
         prepare_lesson(teacher, teacher, spec, replace(OPTIONS, sparse=0))
+
+
+def test_the_weights_with_the_least_error_on_images_held_out_are_the_result(tmp_path: Path, lesson: Path) -> None:
+    """A student that is the original: no training can make it better."""
+    from edgesparse.training import distill
+
+    teacher = onnx.load(str(lesson / "teacher.onnx"))
+    values = json.loads((lesson / "distill.json").read_text())
+    values |= {"steps": 12, "rate": 0.02, "readers": {}, "scales": {}, "int8_layers": []}
+    folder = tmp_path / "same"
+    folder.mkdir()
+    (folder / "distill.json").write_text(json.dumps(values))
+    for name in ("teacher.onnx", "student.onnx"):
+        onnx.save(teacher, str(folder / name))
+    (folder / "images.npy").write_bytes((lesson / "images.npy").read_bytes())
+    report = distill.distill(folder, quiet)
+    assert report["best_step"] == 0 and report["step"] == 12
+    assert report["history"][-1]["held_out"] > report["least"]
+    trained = {tensor.name: tensor for tensor in onnx.load(str(folder / "trained.onnx")).graph.initializer}
+    assert all(trained[tensor.name].raw_data == tensor.raw_data for tensor in teacher.graph.initializer)
