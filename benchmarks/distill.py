@@ -1,6 +1,6 @@
 """A ReLU, 2:4, INT8 detector distilled from the original without labels: YOLOX-nano on real images.
 
-    python benchmarks/distill.py prepare FOLDER [--relu] [--sparse 0.5] [--int8] [--minutes 9] [--images N]
+    python benchmarks/distill.py prepare FOLDER [--relu [F]] [--sparse 0.5] [--int8] [--minutes 9] [--images N]
     python benchmarks/distill.py train FOLDER
     python benchmarks/distill.py score FOLDER [--save]
 
@@ -34,7 +34,7 @@ def prepare(options: argparse.Namespace) -> None:
     from edgesparse.compress.lesson import StudentOptions, prepare_lesson
     from edgesparse.model.load import load
     from edgesparse.runtime.images import image_files
-    from edgesparse.tasks.distill import refitted
+    from edgesparse.tasks.distill import refitted, relu_places
     from edgesparse.tasks.inputs import as_recipe, pixels_of
 
     path = real() / "models" / "yolox_nano.onnx"
@@ -48,6 +48,9 @@ def prepare(options: argparse.Namespace) -> None:
         options.relu, options.sparse, options.int8, options.minutes, batch=options.batch, rate=options.rate
     )
     prepared = prepare_lesson(model, model, spec, chosen)
+    if 0 < options.relu < 1:
+        places = relu_places(prepared, pixels, spec, options.relu, options.folder, partial(print, end="\r"))
+        prepared = prepare_lesson(model, model, spec, chosen, places)
     values = {"feature_weight": 4.0, **prepared.values, "strong": options.strong}
     refitted(replace(prepared, values=values), pixels, spec, options.folder, partial(print, end="\r")).write(
         options.folder, pixels
@@ -102,7 +105,7 @@ def main() -> None:
         verb.add_argument("folder", type=Path)
         verb.set_defaults(run=function)
         if function is prepare:
-            verb.add_argument("--relu", action="store_true")
+            verb.add_argument("--relu", type=float, nargs="?", const=1.0, default=0.0)
             verb.add_argument("--int8", action="store_true")
             verb.add_argument("--sparse", type=float, default=0.0)
             verb.add_argument("--minutes", type=float, default=9.0)

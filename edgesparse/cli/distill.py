@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     "--count", type=options.COUNT, default=500, show_default=True, metavar="N", help="Use at most N images per source."
 )
 @click.option("--student", type=options.PATH, metavar="FILE", help="Start from this changed model.")
-@click.option("--relu", is_flag=True, help="Replace SiLU and HardSwish by ReLU.")
+@click.option(
+    "--relu",
+    type=options.SHARE,
+    is_flag=False,
+    flag_value=1.0,
+    default=0.0,
+    metavar="[F]",
+    help="ReLU for SiLU; F: in this share of all MACs.",
+)
 @click.option("--sparse", type=options.SHARE, default=0.0, metavar="F", help="Make this share of all MACs 2:4.")
 @click.option("--int8", is_flag=True, help="Learn with INT8's rounding, and write Q/DQ.")
 @click.option(
@@ -53,9 +61,10 @@ def distill(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
     """Teach a faster detector from this one, without labels.
 
     The student starts with the model's weights, or with those of --student, such as a file that 'prune' wrote, whose
-    layers stay 2:4. With --relu, its layers are refitted first. It learns to reproduce the model's maps and features on
-    the images, which are varied. This needs PyTorch, and uses a GPU if there is one. After an interruption, the same
-    command continues.
+    layers stay 2:4. With --relu, ReLU replaces SiLU and HardSwish, and layers are refitted to it first; with a number,
+    only behind layers with that share of the work, where it changes the outputs least. The student learns to reproduce
+    the model's maps and features on the images, which are varied. This needs PyTorch, and uses a GPU if there is one.
+    After an interruption, the same command continues.
     """
     from edgesparse.compress.lesson import StudentOptions
     from edgesparse.errors import ConfigError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from edgesparse.compress.editor import Editor
 from edgesparse.compress.maps import FAMILIES, maps_of
-from edgesparse.compress.student import FEATURES, shared_features, with_2to4, with_relu
+from edgesparse.compress.student import FEATURES, shared_features, smooth_source, with_2to4, with_relu
 from edgesparse.config import DetectorSpec
 from edgesparse.errors import CalibrationError, ModelError
 from edgesparse.int8.placement import Placement, QdqPlan, plan
@@ -40,13 +40,14 @@ BINS = {"yolov8-maps": 16, "nanodet-maps": 8}
 
 @dataclass(frozen=True)
 class StudentOptions:
-    """How the student differs from the teacher: `relu`, `sparse` (share of all MACs that is 2:4, 0 to 1), `int8`.
+    """How the student differs from the teacher: `relu` and `sparse` (shares of all MACs, 0 to 1, in layers with ReLU
+    behind them, and in layers that are 2:4; `relu` 1: ReLU everywhere), `int8`.
 
     `minutes`, `steps`, `batch` and `rate` (learning rate, relative to the weights) describe the training; None for what
     suits the machine that trains.
     """
 
-    relu: bool = False
+    relu: float = 0.0
     sparse: float = 0.0
     int8: bool = False
     minutes: float = 10.0
@@ -115,20 +116,30 @@ class PreparedLesson:
 
 
 def prepare_lesson(
-    teacher: ModelProto, student: ModelProto, spec: DetectorSpec, options: StudentOptions
+    teacher: ModelProto,
+    student: ModelProto,
+    spec: DetectorSpec,
+    options: StudentOptions,
+    relu_at: Collection[str] | None = None,
 ) -> PreparedLesson:
     """Change the student as `options` say, and find what is compared.
 
-    `student`: the teacher itself, or a changed network with the same outputs. Raises ModelError, naming the node, if
-    the maps cannot be found or learned.
+    `student`: the teacher itself, or a changed network with the same outputs. `relu_at`: the tensors whose activation
+    ReLU replaces, with `options.relu`; None for all. Where some stay smooth, the layers in front of these stay dense:
+    no sparse INT8 kernel has SiLU behind it. Raises ModelError, naming the node, if the maps cannot be found or
+    learned.
     """
     values = compared(teacher, student, spec)
     smooth = student if options.relu else None
     if options.relu:
-        student = with_relu(student)
+        student = with_relu(student, relu_at)
     if options.sparse:
         wiring = Editor(student, copy=False).wiring
-        student = with_2to4(student, options.sparse, [layer_name(wiring.producer[name]) for name in values["maps"]])
+        kept = list(values["maps"])
+        if options.relu:
+            smooth_at = (smooth_source(wiring, node) for node in student.graph.node)
+            kept += [name for name in smooth_at if name in wiring.producer]
+        student = with_2to4(student, options.sparse, [layer_name(wiring.producer[name]) for name in kept])
     values |= {
         "placement": placement_of(student),
         "minutes": options.minutes,

@@ -19,16 +19,16 @@ FEATURES = 40
 """The most tensors inside the networks that a training compares."""
 
 
-def with_relu(model: ModelProto) -> ModelProto:
-    """Return a copy with Relu in place of each x * sigmoid(x) and HardSwish.
+def with_relu(model: ModelProto, only: Collection[str] | None = None) -> ModelProto:
+    """Return a copy with Relu in place of each x * sigmoid(x) and HardSwish, or of those that read a tensor in `only`.
 
     Raises ModelError if there are none.
     """
     editor = Editor(model)
     replaced = False
     for node in list(editor.graph.node):
-        source = _smooth(editor.wiring, node)
-        if source is not None:
+        source = smooth_source(editor.wiring, node)
+        if source is not None and (only is None or source in only):
             node.CopyFrom(helper.make_node("Relu", [source], list(node.output), layer_name(node)))
             replaced = True
     if not replaced:
@@ -38,7 +38,7 @@ def with_relu(model: ModelProto) -> ModelProto:
     return editor.model
 
 
-def _smooth(wiring: Wiring, node: NodeProto) -> str | None:
+def smooth_source(wiring: Wiring, node: NodeProto) -> str | None:
     """The tensor whose SiLU or HardSwish `node` computes; None for other nodes."""
     if node.op_type == "HardSwish":
         return str(node.input[0])

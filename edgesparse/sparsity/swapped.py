@@ -78,7 +78,13 @@ def replaced(before: Wiring, after: Wiring, name: str) -> Activation | None:
     kinds = [[node.op_type for node in wiring.consumers[name]] for wiring in (before, after)]
     if kinds[1] != ["Relu"] or kinds[0] == kinds[1]:
         return None
-    return _hard_swish if kinds[0] == ["HardSwish"] else activation_of(before, name)
+    return smooth_function(before, name)
+
+
+def smooth_function(wiring: Wiring, name: str) -> Activation | None:
+    """Return the activation that alone reads the tensor `name`: HardSwish, or what `activation_of` knows."""
+    kinds = [node.op_type for node in wiring.consumers[name]]
+    return _hard_swish if kinds == ["HardSwish"] else activation_of(wiring, name)
 
 
 def _hard_swish(x: Single) -> Single:

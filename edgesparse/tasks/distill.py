@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesparse.builder.objects import object_masks
+from edgesparse.builder.objects import box_reader, object_masks
 from edgesparse.builder.prepare import detector_spec
 from edgesparse.compress.lesson import PreparedLesson, StudentOptions, prepare_lesson, read_result
+from edgesparse.compress.relu_places import choose, measure
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.disk import check_folder, storing
 from edgesparse.errors import ConfigError
@@ -24,6 +25,9 @@ from edgesparse.progress import Progress, quiet
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images, need_torch, pixels_of
 from edgesparse.tasks.writing import check_outputs, write
+
+COMPARED = 24
+"""The most images on which it is measured what ReLU changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,11 @@ class DistillOptions:
         changes = self.changes
         if not (changes.relu or changes.sparse or changes.int8 or self.student):
             raise ConfigError("nothing to learn: pass --relu, --sparse, --int8 or --student")
+        if 0 < changes.relu < changes.sparse:
+            raise ConfigError(
+                f"--sparse {changes.sparse:g} with --relu {changes.relu:g}: only layers with ReLU become 2:4, needed "
+                f"--relu {changes.sparse:g} or more"
+            )
         if not self.images:
             raise ConfigError("distill needs --images: a folder of images like those of the camera")
         for source in self.images:
@@ -91,10 +100,10 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
     progress("reading the model", 0, 0)
     teacher = load(recipe.model)
     spec = detector_spec(teacher, recipe)
-    lesson = _lesson(teacher, spec, options)
+    _lesson(teacher, spec, options)
     scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
     before = scorer.reference(teacher) if scorer else None
-    trained, report = _train(folder, lesson, spec, options, progress)
+    trained, report = _train(folder, teacher, spec, options, progress)
     after = scorer(trained) if scorer else None
     progress("writing", 0, 0)
     write(output, partial(save, trained))
@@ -104,18 +113,38 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
     return DistillResult(name, output, report, before, after)
 
 
-def _lesson(teacher: Model, spec: DetectorSpec, options: DistillOptions) -> PreparedLesson:
+def _lesson(
+    teacher: Model, spec: DetectorSpec, options: DistillOptions, relu_at: Sequence[str] | None = None
+) -> PreparedLesson:
     """Return what the student learns. Raises ModelError, naming the node, if it cannot learn from the teacher."""
     from edgesparse.training.lessons import Lesson
     from edgesparse.training.steps import settings
 
     student = load(options.student) if options.student else teacher
-    prepared = prepare_lesson(teacher, student, spec, options.changes)
+    prepared = prepare_lesson(teacher, student, spec, options.changes, relu_at)
     prepared = replace(prepared, values={**settings(), **prepared.values})
     lesson = Lesson.of(prepared.values)
     for model in (teacher, prepared.student):
         lesson.network(model)
     return prepared
+
+
+def relu_places(
+    lesson: PreparedLesson, pixels: NDArray[np.uint8], spec: DetectorSpec, share: float, folder: Path, advance: Progress
+) -> list[str]:
+    """Return the tensors whose activation ReLU replaces: behind layers with `share` of all MACs, those that it changes
+    least on up to COMPARED of the images not held out.
+
+    `lesson`: with ReLU everywhere. `pixels`: as in `PreparedLesson.write`. Measurements in `folder` are not repeated.
+    """
+    from edgesparse.training.lessons import split
+
+    assert lesson.smooth is not None
+    others = pixels[split(len(pixels))[1]]
+    some = others[:: -(-len(others) // COMPARED)]
+    read = box_reader(spec)
+    changes = measure(lesson.smooth, partial(lesson.inputs, some), len(some), read, folder / "relu", advance)
+    return choose(lesson.smooth, changes, share)
 
 
 def refitted(
@@ -133,16 +162,20 @@ def refitted(
 
 
 def _train(
-    folder: Path, lesson: PreparedLesson, spec: DetectorSpec, options: DistillOptions, progress: Progress
+    folder: Path, teacher: Model, spec: DetectorSpec, options: DistillOptions, progress: Progress
 ) -> tuple[Model, dict[str, Any]]:
     from edgesparse.training.distill import distill
 
+    lesson = _lesson(teacher, spec, options)
     progress("reading images", 0, 0)
     pixels = np.concatenate([pixels_of(source, spec.input, options.count) for source in options.images])
     if len(pixels) < 2:
         raise ConfigError(f"found {len(pixels)} image, needed two or more: one judges, the others train")
     with storing(folder):
         make_folder(folder)
+        if 0 < (share := options.changes.relu) < 1:
+            places = relu_places(lesson, pixels, spec, share, folder, progress)
+            lesson = _lesson(teacher, spec, options, places)
         refitted(lesson, pixels, spec, folder, progress).write(folder, pixels)
         distill(folder, progress)
     return read_result(folder)

@@ -122,7 +122,7 @@ class _Training:
             self._step(done)
             self.state.step += 1
             self.state.seconds = before + time.monotonic() - begun
-            self.progress("distilling", int(1000 * self._done()), 1000)
+            self.progress("distilling", min(1000, int(1000 * self._done())), 1000)
             if time.monotonic() - saved > SAVE_EVERY:
                 self._record()
                 self._save()

@@ -102,6 +102,19 @@ def test_a_student_with_relu_starts_refitted_and_a_second_call_finds_the_result(
 
 
 @pytest.mark.torch
+def test_relu_in_a_part_of_the_work_leaves_the_rest_smooth(edgesparse: Command, yolo: Path) -> None:
+    pytest.importorskip("torch", reason="torch: needs PyTorch").set_num_threads(1)
+    arguments = ("--images", "images", "--relu", "0.5", "--minutes", "1e-6", "--state", "work")
+    ended = edgesparse("distill", yolo, "-o", "out.onnx", *arguments)
+    assert ended.code == 0, ended.err
+    before, after = ([node.op_type for node in onnx.load(path).graph.node] for path in (yolo, "out.onnx"))
+    assert before.count("Sigmoid") - after.count("Sigmoid") == after.count("Relu") > 0
+    assert after.count("Sigmoid") > before.count("Relu") == 0
+    refused = edgesparse("distill", yolo, "-o", "no.onnx", "--images", "images", "--relu", "0.2", "--sparse", "0.5")
+    assert refused.code == 2 and "needed --relu 0.5 or more" in refused.err and not Path("no.onnx").exists()
+
+
+@pytest.mark.torch
 def test_an_int8_model_is_trained_and_a_second_call_finds_the_result(edgesparse: Command, yolo: Path) -> None:
     pytest.importorskip("torch", reason="torch: needs PyTorch").set_num_threads(1)
     ended = edgesparse("quantize", yolo, "-o", "out.onnx", *IMAGES, "--steps", "4", "--state", "work", "--json")

@@ -31,9 +31,11 @@ def teacher(monkeypatch: pytest.MonkeyPatch) -> Model:
     return networks.yolov8("tiny", "silu", 64, 3)
 
 
-def prepared(teacher: Model, sparse: float = 0.0, relu: bool = True) -> PreparedLesson:
-    spec = DetectorSpec(head="yolov8", classes=("a", "b", "c"), input=CENTERED.model_copy(update={"size": (64, 64)}))
-    return prepare_lesson(teacher, teacher, spec, StudentOptions(relu=relu, sparse=sparse))
+SPEC = DetectorSpec(head="yolov8", classes=("a", "b", "c"), input=CENTERED.model_copy(update={"size": (64, 64)}))
+
+
+def prepared(teacher: Model, sparse: float = 0.0, relu: float = 1.0) -> PreparedLesson:
+    return prepare_lesson(teacher, teacher, SPEC, StudentOptions(relu=relu, sparse=sparse))
 
 
 def refitted(lesson: PreparedLesson, pixels: np.ndarray, folder: Path) -> PreparedLesson:
@@ -83,5 +85,5 @@ def test_layers_that_were_fitted_before_an_interruption_are_not_fitted_again(
 
 
 def test_a_student_that_keeps_its_activations_is_not_refitted(teacher: Model, tmp_path: Path) -> None:
-    lesson = prepared(teacher, relu=False, sparse=0.5)
+    lesson = prepared(teacher, relu=0.0, sparse=0.5)
     assert refitted(lesson, images(2, 1), tmp_path / "none") is lesson and not (tmp_path / "none").exists()

@@ -24,7 +24,7 @@ from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.permute import permute
 
 pytestmark = pytest.mark.torch
-OPTIONS = StudentOptions(relu=True, sparse=0.3, int8=True, minutes=5, steps=40, batch=2, rate=3e-3)
+OPTIONS = StudentOptions(relu=1.0, sparse=0.3, int8=True, minutes=5, steps=40, batch=2, rate=3e-3)
 
 
 @pytest.fixture

@@ -1,0 +1,108 @@
+"""Where ReLU may replace a smooth activation at the least cost: each one is tried alone, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from edgesparse.compress.editor import Editor
+from edgesparse.compress.student import smooth_source
+from edgesparse.model.activations import Batches, stream
+from edgesparse.model.layers import layer_name
+from edgesparse.model.outputs import Read, ReferenceOutputs
+from edgesparse.model.wiring import Array, Wiring
+from edgesparse.progress import Progress
+from edgesparse.sparsity.activated import Activation
+from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.rebuild import FitData, States
+from edgesparse.sparsity.swapped import Single, line_to, smooth_function
+
+POSITIONS = 4096
+"""About how many positions a line is fitted to."""
+METHOD = "1"
+"""Part of the key of stored measurements. Increase it if the method changes."""
+
+
+def choose(model: ModelProto, changes: Mapping[str, float], share: float) -> list[str]:
+    """Return the tensors whose activation ReLU replaces: behind layers that have `share` (0 to 1) of all
+    multiply-accumulates, or all that there are.
+
+    `changes`: what each replacement changes (`measure`). Layers that can be 2:4 come first, since only these gain a
+    sparse INT8 kernel; among them, those that change the outputs least for their work.
+    """
+    report, producer = inspect(model), Wiring(model.graph).producer
+    layers = {layer.name: layer for layer in report.layers}
+    ranked = []
+    for name, change in changes.items():
+        layer = layers.get(layer_name(producer[name])) if name in producer else None
+        macs = (layer.macs or 0) if layer is not None else 0
+        ranked.append((layer is None or not layer.eligible, change / max(macs, 1), macs, name))
+    missing, chosen = share * sum(layer.macs or 0 for layer in report.layers), list[str]()
+    for _, _, macs, name in sorted(ranked):
+        if missing <= 0 and share < 1:
+            break
+        chosen.append(name)
+        missing -= macs
+    return chosen
+
+
+def measure(
+    model: ModelProto, batches: Batches, count: int, read: Read | None, folder: Path, progress: Progress
+) -> dict[str, float]:
+    """Return, for each tensor that a SiLU or HardSwish reads, how ReLU there alone changes the outputs of `model`, as a
+    share of their variance.
+
+    ReLU reads the line that comes closest (`swapped`), and the constant that is left over is added behind it, as the
+    layers behind would learn to do. `count`: of the batches. `read` is what `ReferenceOutputs` compares. Measurements
+    that are stored in `folder` are not repeated.
+    """
+    wiring = Wiring(model.graph)
+    names = [name for node in model.graph.node if (name := smooth_source(wiring, node)) is not None]
+    functions = {name: function for name in names if (function := smooth_function(wiring, name)) is not None}
+    state = States(folder, model, FitData(batches), METHOD).of("relu-places")
+    outputs: ReferenceOutputs | None = None
+    samples: dict[str, Single] = {}
+    changes: dict[str, float] = {}
+    for done, name in enumerate(functions):
+        progress("choosing where ReLU goes", done, len(functions))
+        saved = state.get(f"alone-{done}")
+        if saved is None:
+            if outputs is None:
+                outputs, samples = ReferenceOutputs(model, batches, read), _samples(model, batches, count, functions)
+            changed = _replaced(model, name, functions[name], samples[name])
+            saved = {"change": np.array(outputs.change(changed))}
+            state.put(f"alone-{done}", saved)
+        changes[name] = float(saved["change"])
+    return changes
+
+
+def _samples(model: ModelProto, batches: Batches, count: int, names: Mapping[str, Activation]) -> dict[str, Single]:
+    """Return values [positions, channels] of each tensor."""
+    some: dict[str, list[Array]] = {name: [] for name in names}
+    most = -(-POSITIONS // count)
+    for values in stream(model, batches, list(names)):
+        for name, parts in some.items():
+            rows = np.moveaxis(values[name], 1, -1).reshape(-1, values[name].shape[1])
+            parts.append(rows[:: -(-len(rows) // most)].copy())
+    return {name: np.concatenate(parts).astype(np.float32) for name, parts in some.items()}
+
+
+def _replaced(model: ModelProto, name: str, function: Activation, outputs: Single) -> ModelProto:
+    """Return a copy of `model` in which ReLU of a line replaces the activation that reads the tensor `name`, and a
+    constant is added behind it.
+    """
+    line = line_to(function, outputs)
+    rest = (function(outputs) - np.maximum(outputs * line.scale + line.shift, 0)).mean(0)
+    editor = Editor(model)
+    (node,) = (each for each in editor.graph.node if smooth_source(editor.wiring, each) == name)
+    shape = (1, -1, *[1] * (len(editor.known[name]) - 2))
+    scale, shift, constant = (editor.store(part.reshape(shape), name) for part in (line.scale, line.shift, rest))
+    last = name
+    for operator, inputs in (("Mul", [scale]), ("Add", [shift]), ("Relu", []), ("Add", [constant])):
+        last = editor.insert(editor.node(operator, [last, *inputs], name), node)
+    editor.redirect(node.output[0], last)
+    editor.tidy()
+    return editor.model
