@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     flag_value=1.0,
     default=0.0,
     metavar="[F]",
-    help="ReLU for SiLU; F: in this share of all MACs.",
+    help="Replace SiLU by ReLU, in a share F of MACs.",
 )
 @click.option("--sparse", type=options.SHARE, default=0.0, metavar="F", help="Make this share of all MACs 2:4.")
 @click.option("--int8", is_flag=True, help="Learn with INT8's rounding, and write Q/DQ.")

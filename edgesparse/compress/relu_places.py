@@ -18,10 +18,8 @@ from edgesparse.progress import Progress
 from edgesparse.sparsity.activated import Activation
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.rebuild import FitData, States
-from edgesparse.sparsity.swapped import Single, line_to, smooth_function
+from edgesparse.sparsity.swapped import Single, line_to, smooth_function, spread
 
-POSITIONS = 4096
-"""About how many positions a line is fitted to."""
 METHOD = "1"
 """Part of the key of stored measurements. Increase it if the method changes."""
 
@@ -82,11 +80,10 @@ def measure(
 def _samples(model: ModelProto, batches: Batches, count: int, names: Mapping[str, Activation]) -> dict[str, Single]:
     """Return values [positions, channels] of each tensor."""
     some: dict[str, list[Array]] = {name: [] for name in names}
-    most = -(-POSITIONS // count)
     for values in stream(model, batches, list(names)):
         for name, parts in some.items():
             rows = np.moveaxis(values[name], 1, -1).reshape(-1, values[name].shape[1])
-            parts.append(rows[:: -(-len(rows) // most)].copy())
+            parts.append(spread(rows, count))
     return {name: np.concatenate(parts).astype(np.float32) for name, parts in some.items()}
 
 
@@ -95,7 +92,7 @@ def _replaced(model: ModelProto, name: str, function: Activation, outputs: Singl
     constant is added behind it.
     """
     line = line_to(function, outputs)
-    rest = (function(outputs) - np.maximum(outputs * line.scale + line.shift, 0)).mean(0)
+    rest = (function(outputs) - np.maximum(line.of(outputs), 0)).mean(0)
     editor = Editor(model)
     (node,) = (each for each in editor.graph.node if smooth_source(editor.wiring, each) == name)
     shape = (1, -1, *[1] * (len(editor.known[name]) - 2))

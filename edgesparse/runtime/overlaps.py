@@ -42,20 +42,18 @@ def shapes_overlap(first: Detections, second: Detections) -> Floats:
     if first.rotated is not None and second.rotated is not None:
         return rotated.overlap(first.rotated, second.rotated)
     boxes = boxes_overlap(first.xyxy, second.xyxy)
-    rows, columns = np.nonzero(boxes)
-    shared = np.zeros_like(boxes)
+    (rows, columns), shapes = np.nonzero(boxes), np.zeros_like(boxes)
     if first.masks is not None and second.masks is not None:
         pairs = zip(rows.tolist(), columns.tolist(), strict=True)
-        shared[rows, columns] = [masks.overlap(first.masks[i], second.masks[j]) for i, j in pairs]
-    elif first.keypoints is not None and second.keypoints is not None:
-        if first.keypoints.shape[1:] != second.keypoints.shape[1:]:
-            return shared
-        areas = [(d.xyxy[:, 2:] - d.xyxy[:, :2]).astype(np.float64).prod(1) for d in (first, second)]
-        area = (areas[0][rows] + areas[1][columns]) / 2
-        shared[rows, columns] = keypoints_similarity(first.keypoints[rows], second.keypoints[columns], area)
-    else:
-        return boxes
-    return shared
+        shapes[rows, columns] = [masks.overlap(first.masks[i], second.masks[j]) for i, j in pairs]
+        return shapes
+    if first.keypoints is not None and second.keypoints is not None:
+        if first.keypoints.shape[1:] == second.keypoints.shape[1:]:
+            areas = [(d.xyxy[:, 2:] - d.xyxy[:, :2]).astype(np.float64).prod(1) for d in (first, second)]
+            area = (areas[0][rows] + areas[1][columns]) / 2
+            shapes[rows, columns] = keypoints_similarity(first.keypoints[rows], second.keypoints[columns], area)
+        return shapes
+    return boxes
 
 
 def keypoints_similarity(first: NDArray[np.float32], second: NDArray[np.float32], area: Floats) -> Floats:

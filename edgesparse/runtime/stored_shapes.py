@@ -35,8 +35,7 @@ def with_shapes(detections: Detections, values: Mapping[str, list[Any]]) -> Dete
     shapes: dict[str, Any] = {}
     if "masks" in values:
         shapes["masks"] = tuple(Mask(height, width, np.array(c, np.uint32)) for height, width, c in values["masks"])
-    if "keypoints" in values:
-        shapes["keypoints"] = np.array(values["keypoints"], np.float32)
-    if "rotated" in values:
-        shapes["rotated"] = np.array(values["rotated"], np.float32)
+    for name in ("keypoints", "rotated"):
+        if name in values:
+            shapes[name] = np.array(values[name], np.float32)
     return replace(detections, **shapes)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -22,7 +21,7 @@ from edgesparse.progress import Progress
 from edgesparse.sparsity.inspect import InspectedLayer
 from edgesparse.sparsity.mask import mask_2to4
 from edgesparse.sparsity.position_weights import PositionWeights
-from edgesparse.sparsity.rebuild import FitData, State, advance, fit_layer, refittable
+from edgesparse.sparsity.rebuild import FitData, State, advance, fit_layer, refittable, tape_in
 
 Item = TypeVar("Item")
 IMAGES = 60
@@ -59,7 +58,7 @@ def rank(
     with state.scratch() as folder:
         copy = ModelProto()
         copy.CopyFrom(model)
-        source, held_out = (_tape(copy, folder / name, part) for name, part in (("a", fitted.batches), ("b", others)))
+        source, held_out = (tape_in(folder / name, copy, part) for name, part in (("a", fitted.batches), ("b", others)))
         for at, node in enumerate(source.nodes):
             if layer_name(node) in by_name:
                 progress("measuring sensitivity", len(changes), len(by_name))
@@ -80,13 +79,6 @@ def _split(data: FitData) -> tuple[FitData, Batches]:
 def _thirds(items: Iterable[Item], step: int, held_out: bool) -> Iterator[Item]:
     """Yield every `step`-th item: of these each third if `held_out`, else the rest."""
     return (item for i, item in enumerate(islice(items, 0, None, step)) if (i % 3 == 1) == held_out)
-
-
-def _tape(model: ModelProto, folder: Path, batches: Batches) -> Tape:
-    folder.mkdir()
-    tape = Tape(model, folder)
-    tape.load(batches)
-    return tape
 
 
 def _alone(source: Tape, held_out: Tape, at: int, outputs: ReferenceOutputs, state: State, data: FitData) -> float:

@@ -54,7 +54,7 @@ class FitData:
     positions: int | None = None
 
     def step(self, tape: Tape, work: Product) -> int:
-        """Each how manyth batch a layer is fitted on; the tape holds the layer's outputs."""
+        """The stride between the batches that a layer is fitted on; the tape holds the layer's outputs."""
         if self.positions is None:
             return 1
         first = next(tape.read(work.node.output[0]))
@@ -184,13 +184,19 @@ def _tapes(models: tuple[ModelProto, ModelProto], folder: Path, batches: Batches
     for part, model in zip(("dense", "pruned"), models, strict=True):
         copy = ModelProto()
         copy.CopyFrom(model)
-        (folder / part).mkdir()
-        tapes.append(Tape(copy, folder / part))
-        if batches is not None:
-            tapes[-1].load(batches)
+        tapes.append(tape_in(folder / part, copy, batches))
     if tapes[0].count != tapes[1].count:
         raise CalibrationError("the calibration images changed between two passes: pass the same images each time")
     return tapes[0], tapes[1]
+
+
+def tape_in(folder: Path, model: ModelProto, batches: Batches | None) -> Tape:
+    """Return a tape of `model` in a new folder, at its start with these batches."""
+    folder.mkdir()
+    tape = Tape(model, folder)
+    if batches is not None:
+        tape.load(batches)
+    return tape
 
 
 def refit_obstacle(wiring: Wiring, node: NodeProto, behind: Mapping[str, str]) -> str | None:

@@ -47,8 +47,7 @@ def line_of(dense: Tape, changed: Tape, work: Product) -> Line | None:
     smooth = replaced(dense.wiring, changed.wiring, name)
     if smooth is None or work.node.op_type != "Conv":
         return None
-    most = -(-POSITIONS // dense.count)
-    some = [_spread(work.outputs(batch), most) for batch in dense.read(name)]
+    some = [spread(work.outputs(batch), dense.count) for batch in dense.read(name)]
     return line_to(smooth, np.concatenate(some))
 
 
@@ -92,6 +91,6 @@ def _hard_swish(x: Single) -> Single:
     return values
 
 
-def _spread(outputs: Single, most: int) -> Single:
-    """A copy of at most `most` of `outputs` [positions, channels]."""
-    return outputs[:: -(-len(outputs) // most)].copy()
+def spread(outputs: Single, batches: int) -> Single:
+    """Return a copy of some of a batch's `outputs` [positions, channels], so that all `batches` have POSITIONS."""
+    return outputs[:: -(-len(outputs) // -(-POSITIONS // batches))].copy()

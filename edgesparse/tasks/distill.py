@@ -100,10 +100,10 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
     progress("reading the model", 0, 0)
     teacher = load(recipe.model)
     spec = detector_spec(teacher, recipe)
-    _lesson(teacher, spec, options)
+    lesson = _lesson(teacher, spec, options)
     scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
     before = scorer.reference(teacher) if scorer else None
-    trained, report = _train(folder, teacher, spec, options, progress)
+    trained, report = _train(folder, lesson, spec, options, progress)
     after = scorer(trained) if scorer else None
     progress("writing", 0, 0)
     write(output, partial(save, trained))
@@ -162,11 +162,10 @@ def refitted(
 
 
 def _train(
-    folder: Path, teacher: Model, spec: DetectorSpec, options: DistillOptions, progress: Progress
+    folder: Path, lesson: PreparedLesson, spec: DetectorSpec, options: DistillOptions, progress: Progress
 ) -> tuple[Model, dict[str, Any]]:
     from edgesparse.training.distill import distill
 
-    lesson = _lesson(teacher, spec, options)
     progress("reading images", 0, 0)
     pixels = np.concatenate([pixels_of(source, spec.input, options.count) for source in options.images])
     if len(pixels) < 2:
@@ -175,7 +174,7 @@ def _train(
         make_folder(folder)
         if 0 < (share := options.changes.relu) < 1:
             places = relu_places(lesson, pixels, spec, share, folder, progress)
-            lesson = _lesson(teacher, spec, options, places)
+            lesson = _lesson(lesson.teacher, spec, options, places)
         refitted(lesson, pixels, spec, folder, progress).write(folder, pixels)
         distill(folder, progress)
     return read_result(folder)
