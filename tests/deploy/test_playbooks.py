@@ -129,7 +129,9 @@ def test_a_host_without_an_answer_is_a_failure_and_a_row(hosts: Folders) -> None
         ("b", "healthy"),
         ("d", "healthy"),
     ]
-    assert "3 of 4 healthy" in done.stdout and rows[0]["why"].startswith("ssh: connect to host")
+    assert "3 of 4 healthy" in done.stdout
+    # Where ssh ends before Ansible has written to it, Ansible reports the broken pipe instead of what ssh said.
+    assert re.search("^ssh: connect to host|not be sent to remote host", rows[0]["why"])
     assert "no answer" in (hosts.folder / "fleet.html").read_text()
 
 
