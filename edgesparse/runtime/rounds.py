@@ -34,7 +34,8 @@ class Rounds:
         """Start a batch. Raises RuntimeError if `depth` batches are in flight; a batch that raises is not started."""
         if len(self._left) == self.depth:
             raise RuntimeError(f"{self.depth} batches are in flight, as many as there are slots: collect() first")
-        rounds = [images[i : i + self._size] for i in range(0, len(images), self._size)]
+        size = self._size
+        rounds = [images] if len(images) <= size else [images[i : i + size] for i in range(0, len(images), size)]
         started = not self._waiting and self._ring.in_flight < self.depth
         if started:
             self._ring.submit(rounds[0])
@@ -50,11 +51,13 @@ class Rounds:
         rounds = self._left.popleft()
         try:
             while rounds:
-                self._start()
+                if self._waiting:
+                    self._start()
                 rounds -= 1
                 yield self._ring.collect()
-            with suppress(EdgeSparseError):  # raised again for the batch that it belongs to
-                self._start()
+            if self._waiting:
+                with suppress(EdgeSparseError):  # raised again for the batch that it belongs to
+                    self._start()
         finally:
             self._discard(rounds)
 

@@ -146,6 +146,8 @@ class CudaErrors:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._gpu._context.pop()
+        if error is None:
+            return
         driver = self._gpu.driver
         if isinstance(error, driver.MemoryError):
             raise MemoryBudgetExceeded(

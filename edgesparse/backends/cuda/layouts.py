@@ -90,8 +90,8 @@ def image_of(place: Place, row: Any, first_tap: int, out: NDArray[Any] | None) -
 
 def offset_of(place: Place) -> int:
     """Where the part that the model sees begins, in bytes from the frame's first."""
-    seen = place.seen
-    return seen.top * _pitch(place) + seen.left * _BYTES[place.pixels]
+    part = place.part
+    return 0 if part is None else part.top * _pitch(place) + part.left * _BYTES[place.pixels]
 
 
 def _pitch(place: Place) -> int:

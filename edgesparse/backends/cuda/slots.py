@@ -234,15 +234,14 @@ class CudaSlot(Slot):
             return self._plan.decoded(self._whole, index)
         assert self._plan.strided is not None
         keys, final = self._keys[index, : candidates if kept < 0 else kept], kept >= 0
-        rows, details = self._rows[index, : len(keys)], self._details[index, : len(keys)]
-        if final:
-            rows, keys = rows.copy(), keys.astype(np.int64)
-        else:
-            order = keys.argsort()  # the order of the CPU's path
-            rows, keys, details = rows[order], keys[order].astype(np.int64), details[order]
-        boxes = np.concatenate([rows[:, :4], details], 1) if details.shape[1] else rows[:, :4]
+        # Otherwise in the order of the CPU's path.
+        order = slice(len(keys)) if final else keys.argsort()
+        rows, class_id = self._rows[index, order].copy(), (keys[order] % self._plan.strided.classes).astype(np.int64)
+        boxes = rows[:, :4]
+        if self._plan.strided.details:
+            boxes = np.concatenate([boxes, self._details[index, order]], 1)
         whole = None if self._prototypes is None else self._prototypes[index]
-        return FrameBoxes(boxes, rows[:, 4], keys % self._plan.strided.classes, final, dropped, whole)
+        return FrameBoxes(boxes, rows[:, 4], class_id, final, dropped, whole)
 
     def close(self) -> None:
         self._close()
