@@ -34,15 +34,15 @@ def layout(name: str, precision: str, work: Path) -> dict[str, Any]:
         conf = confident(built["planes"][0]).conf
         detectors = {form: stack.enter_context(opened(of, conf)) for form, (of, _) in built.items()}
         shots = [image(seed) for seed in range(SHOTS)]
+        near = {form: in_frame_buffers(detector, shots) for form, detector in detectors.items()}
         actions: dict[str, Callable[[], object]] = {}
         for form, detector in detectors.items():
-            near = in_frame_buffers(detector, shots)
-            actions[form] = partial(lambda detect, frames: detect(next(frames)), detector, cycle(near))
+            actions[form] = partial(lambda detect, frames: detect(next(frames)), detector, cycle(near[form]))
         timed = interleaved(actions, dict.fromkeys(FORMS, 60), 20.0, lambda form: None)
         return {
             "engine_ms": engines,
             "path_ms": {form: milliseconds(values) for form, values in timed.ns.items()},
-            "graph_ms": {form: graph_alone(detector) for form, detector in detectors.items()},
+            "graph_ms": {form: graph_alone(detector, near[form]) for form, detector in detectors.items()},
             "copies_among_layers": {form: _copies(of.path) for form, (of, _) in built.items()},
             "image": {form: image_layout for form, (_, image_layout) in built.items()},
             "boxes": {form: [len(detector(shot)) for shot in shots] for form, detector in detectors.items()},

@@ -61,6 +61,8 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
         near, gpu_frames = in_frame_buffers(detector, shots), in_gpu_memory(shots)
         shot, buffer, on_device = cycle(shots), cycle(near), cycle(gpu_frames)
         stages: list[NDArray[np.int64]] = []
+        ways: tuple[tuple[str, Callable[[Any], Sized], Sequence[Any]], ...]
+        ways = ("path", detector, near), (DEVICE, detector, gpu_frames), ("nms on the cpu", other, near)
         timed = interleaved(
             {
                 "path": lambda: detector(next(buffer)),
@@ -78,19 +80,18 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
             lambda key: stages.append(detector.times.copy()) if key == "path" else None,
         )
         say(f"{name}: {len(timed.ns['path'])} frames timed")
-        detectors: dict[str, tuple[Callable[[Any], Sized], Sequence[Any]]]
-        detectors = {"path": (detector, near), "nms on the cpu": (other, near), "common": (common, shots)}
-        detectors[DEVICE] = detector, gpu_frames
         return {
             **ratios({key: milliseconds(values) for key, values in timed.ns.items()}),
             "rows_read": f"{rows} of {HD[0]}",
             "frames": len(timed.ns["path"]),
             "stages_ms_p50": dict(zip(STAGES, np.median(stages, axis=0) / 1e6, strict=True)),
-            "boxes": {key: [len(detect(frame)) for frame in those] for key, (detect, those) in detectors.items()},
+            "boxes": {
+                key: [len(detect(frame)) for frame in those]
+                for key, detect, those in (*ways, ("common", common, shots))
+            },
             "overlapped": in_flight(detector, near, 2.0),
             "between_events_of_the_gpu_ms": {
-                "path": graph_alone(detector, near),
-                DEVICE: graph_alone(detector, gpu_frames),
+                **{key: graph_alone(detector, those) for key, _, those in ways[:2]},
                 "engine": round(bare.latency(), 4),
             },
             **timed.bytes_taken,

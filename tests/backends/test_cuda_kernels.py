@@ -16,7 +16,7 @@ from edgesparse.errors import BackendUnavailable
 
 
 @pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGESPARSE_STATE", str(tmp_path / "state"))
     return tmp_path / "state"
 
@@ -50,12 +50,12 @@ def test_they_compile_for_orin_without_spills(tmp_path: Path) -> None:
 
 
 def test_they_are_compiled_once_and_kept_for_their_owner(
-    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = tmp_path / "calls"
     compiler(tmp_path, monkeypatch, f'echo "$@" >> {calls}\nwhile [ $# -gt 1 ]; do shift; done\necho made > "$1"')
     first = kernels.cubin("8.7")
-    assert first.read_text() == "made\n" and first.parent == state / "kernels"
+    assert first.read_text() == "made\n" and first.parent == own_folder / "kernels"
     assert stat.S_IMODE(first.stat().st_mode) == 0o600 and kernels.cubin("8.7") == first
     assert kernels.cubin("9.0") != first
     assert [line.split()[1] for line in calls.read_text().splitlines()] == ["-arch=sm_87", "-arch=sm_90"]
@@ -80,13 +80,13 @@ def test_without_a_compiler_the_remedy_is_told(tmp_path: Path, monkeypatch: pyte
         kernels.cubin("8.7")
 
 
-def test_what_the_compiler_says_is_one_line(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_compiler_says_is_one_line(tmp_path: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler(tmp_path, monkeypatch, "echo 'nvcc fatal :' >&2; echo 'Unsupported gpu architecture' >&2; exit 1")
     with pytest.raises(
         BackendUnavailable, match=r"cannot compile .*nvcc fatal : Unsupported gpu architecture"
     ) as raised:
         kernels.cubin("8.7")
-    assert "\n" not in str(raised.value) and not list((state / "kernels").iterdir())
+    assert "\n" not in str(raised.value) and not list((own_folder / "kernels").iterdir())
 
 
 def test_a_compiler_off_the_path_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
