@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from itertools import cycle
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_nets import relu_blocks, with_qdq
-from benchmarks.gpu_parts import graph_alone, in_frame_buffers, interleaved, milliseconds
+from benchmarks.gpu_parts import graph_alone, in_frame_buffers, interleaved, milliseconds, on_each
 from benchmarks.gpu_setup import SHOTS, Net, confident, image, net, opened
 from edgesparse.backends import BuildOptions, backend
 from edgesparse.backends.base import ImageInput, Limits
@@ -35,9 +34,7 @@ def layout(name: str, precision: str, work: Path) -> dict[str, Any]:
         detectors = {form: stack.enter_context(opened(of, conf)) for form, (of, _) in built.items()}
         shots = [image(seed) for seed in range(SHOTS)]
         near = {form: in_frame_buffers(detector, shots) for form, detector in detectors.items()}
-        actions: dict[str, Callable[[], object]] = {}
-        for form, detector in detectors.items():
-            actions[form] = partial(lambda detect, frames: detect(next(frames)), detector, cycle(near[form]))
+        actions = {form: partial(on_each, detector, cycle(near[form])) for form, detector in detectors.items()}
         timed = interleaved(actions, dict.fromkeys(FORMS, 60), 20.0, lambda form: None)
         return {
             "engine_ms": engines,

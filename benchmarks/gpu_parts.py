@@ -59,21 +59,14 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
     bare, common, rows = Bare(of.path), Common(of), len(rows_read(place_of(HD[:2], "bgr", of.spec.input.size)))
     with opened(of) as detector, nms_on_the_cpu(), opened(of) as other:
         near, gpu_frames = in_frame_buffers(detector, shots), in_gpu_memory(shots)
-        shot, buffer, on_device = cycle(shots), cycle(near), cycle(gpu_frames)
         stages: list[NDArray[np.int64]] = []
         ways: tuple[tuple[str, Callable[[Any], Sized], Sequence[Any]], ...]
         ways = ("path", detector, near), (DEVICE, detector, gpu_frames), ("nms on the cpu", other, near)
         timed = interleaved(
             {
-                "path": lambda: detector(next(buffer)),
-                DEVICE: lambda: detector.detect([next(on_device)]),
-                SAME: lambda: detector.detect(gpu_frames[:1]),
-                "pageable": lambda: detector(next(shot)),
-                "nms on the cpu": lambda: other(next(buffer)),
-                "bare": bare.run,
-                "copy": bare.copy,
-                ROWS: partial(bare.copy, rows),
-                "common": lambda: common(next(shot)),
+                **ways_of(detector, other, near, gpu_frames, shots),
+                **{"bare": bare.run, "copy": bare.copy, ROWS: partial(bare.copy, rows)},
+                "common": partial(on_each, common, cycle(shots)),
             },
             {**COUNTS, **dict.fromkeys(("path", DEVICE, SAME), frames // ROUNDS)},
             seconds,
@@ -99,6 +92,23 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
             "depth": detector.depth,
             "conf": of.conf,
         }
+
+
+def ways_of(
+    detector: Detector, other: Detector, near: Sequence[Any], on_gpu: Sequence[Any], shots: Sequence[Any]
+) -> dict[str, Callable[[], object]]:
+    """The calls of the detectors, by what differs."""
+    return {
+        "path": partial(on_each, detector, cycle(near)),
+        DEVICE: partial(on_each, lambda frame: detector.detect([frame]), cycle(on_gpu)),
+        SAME: lambda: detector.detect(on_gpu[:1]),
+        "pageable": partial(on_each, detector, cycle(shots)),
+        "nms on the cpu": partial(on_each, other, cycle(near)),
+    }
+
+
+def on_each(detect: Callable[[Any], object], frames: Iterator[Any]) -> None:
+    detect(next(frames))
 
 
 def in_frame_buffers(detector: Detector, shots: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
