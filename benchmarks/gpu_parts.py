@@ -65,7 +65,9 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
         timed = interleaved(
             {
                 **ways_of(detector, other, near, gpu_frames, shots),
-                **{"bare": bare.run, "copy": bare.copy, ROWS: partial(bare.copy, rows)},
+                "bare": bare.run,
+                "copy": bare.copy,
+                ROWS: partial(bare.copy, rows),
                 "common": partial(on_each, common, cycle(shots)),
             },
             {**COUNTS, **dict.fromkeys(("path", DEVICE, SAME), frames // ROUNDS)},
