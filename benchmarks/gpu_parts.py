@@ -74,7 +74,6 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
             seconds,
             lambda key: stages.append(detector.times.copy()) if key == "path" else None,
         )
-        say(f"{name}: {len(timed.ns['path'])} frames timed")
         return {
             **ratios({key: milliseconds(values) for key, values in timed.ns.items()}),
             "rows_read": f"{rows} of {HD[0]}",
