@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -36,10 +35,6 @@ COUNTS = {"pageable": 10, "nms on the cpu": 20, "bare": 40, "copy": 40, "common"
 def milliseconds(ns: Sequence[int] | NDArray[np.int64]) -> dict[str, float]:
     p50, p90, p99 = np.percentile(np.asarray(ns, np.float64), (50, 90, 99)) / 1e6
     return {"p50": round(p50, 4), "p90": round(p90, 4), "p99": round(p99, 4)}
-
-
-def say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def wall(action: Callable[[], object], count: int, into: list[int]) -> None:
