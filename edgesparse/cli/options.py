@@ -215,7 +215,12 @@ def calibration_images(*, required: bool, count: int) -> Callable[[Verb], Verb]:
 
     def decorate(function: Verb) -> Verb:
         number = click.option(
-            "--count", type=COUNT, default=count, show_default=True, metavar="N", help="Use at most this many images."
+            "--count",
+            type=COUNT,
+            default=count,
+            show_default=True,
+            metavar="N",
+            help="Use at most N images, evenly spaced.",
         )
         text = "Use images of this folder, glob or video."
         option = click.option("--images", type=TEXT, required=required, metavar="SOURCE", help=text)

@@ -62,8 +62,12 @@ def image_files(folder: Path, count: int | None = None) -> list[Path]:
         raise ConfigError(f"cannot list {printable(folder)}: {error.strerror}") from None
     if not files:
         raise ConfigError(f"no images in {printable(folder)}: needed files that end in {' '.join(sorted(SUFFIXES))}")
-    if count is None or count >= len(files):
-        return files
+    return files if count is None else evenly(files, count)
+
+
+def evenly(files: Sequence[Path], count: int) -> list[Path]:
+    """Return at most `count` of the files, evenly spaced from the first on: neighbors are often of one scene."""
+    count = min(count, len(files))
     return [files[i * len(files) // count] for i in range(count)]
 
 

@@ -34,7 +34,8 @@ COMPARED = 24
 class DistillOptions:
     """How a detector is distilled.
 
-    - `images`: folders, globs or videos with images like the camera's, without labels; the first `count` of each.
+    - `images`: folders, globs or videos with images like the camera's, without labels; `count` of each, evenly
+      spaced.
     - `student`: an ONNX file with the same outputs to start from, such as one from `prune`; None for the model itself.
     - `changes`: ReLU, 2:4, INT8, and how long to train.
     - `state`: folder of checkpoints, from which the same call continues after an interruption. None for a folder next

@@ -35,7 +35,8 @@ class FitOptions:
 
     - `annotations`, `annotated_images`: labels to choose on; never those that the result is reported on. None for
     agreement with the float network, on as many other images again as it is chosen on.
-    - `images`: images to calibrate and refit on; default: the recipe's `calibrate.images`; the first `count` are used.
+    - `images`: images to calibrate and refit on; default: the recipe's `calibrate.images`; `count` are used, evenly
+      spaced.
     - `device`: the board to predict for. `target_ms`: stop at this predicted latency.
     - `max_drop`: lose at most this many points of mAP (0 to 100); default 1, and 15 points of agreement.
     - `minutes`: start nothing and stop what is in progress after this time. `force`: replace an earlier result.

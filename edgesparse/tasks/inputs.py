@@ -139,7 +139,7 @@ def check_sources(target: Path, overrides: Mapping[str, Any]) -> None:
 
 
 def pixels_of(source: str, spec: InputSpec, count: int) -> NDArray[np.uint8]:
-    """The first `count` images of a folder, glob or video, letterboxed: uint8 [N, 3, H, W] in the input's color order.
+    """At most `count` images of a folder, glob or video, letterboxed: uint8 [N, 3, H, W] in the input's color order.
 
     Raises SourceError, ImageError.
     """

@@ -60,7 +60,7 @@ class PruneOptions:
 
     For `reconstruct` and `channels` only:
 
-    - `images`: folder, glob or video of images like those of the camera; the first `count` are used.
+    - `images`: folder, glob or video of images like those of the camera; `count` of them are used, evenly spaced.
     - `share`: prune this share (0 to 1) of the eligible multiply-accumulates, or save this share of the predicted time
       with `channels`; implies `layers="auto"`.
     - `max_drop`: lose at most this many points of mAP (0 to 100) on `annotations`; implies `layers="auto"`.

@@ -53,7 +53,8 @@ RangeMethod = Literal["best", "entropy", "percentile", "mse", "max"]
 class QuantizeOptions:
     """How a model is quantized.
 
-    - `images`: folder, glob or video of images like those of the camera; the first `count` calibrate.
+    - `images`: folder, glob or video of images like those of the camera; `count` of them calibrate, evenly
+      spaced.
     - `placement`: `fuse` puts Q/DQ after the activations; `sparse` also directly after each 2:4 layer, where TensorRT's
       sparse INT8 kernels need it.
     - `method`: how ranges are chosen: best, entropy, percentile, mse or max.

@@ -27,7 +27,7 @@ def training_values(original: Model, changed: Model, spec: DetectorSpec) -> dict
 
 
 def refiner(scored: ScoredModel, source: str, count: int, steps: int, progress: Progress) -> Refiner:
-    """Return what trains for `steps` on the first `count` images of `source`.
+    """Return what trains for `steps` on `count` images of `source`, evenly spaced.
 
     Raises ModelError, naming the node, where PyTorch cannot run the model.
     """

@@ -14,7 +14,8 @@ from image_data import encode, gradient, huge_png
 
 from edgesparse.config import InputSpec
 from edgesparse.errors import ImageError, SourceError
-from edgesparse.stream.sources.open import image_batches, open_source
+from edgesparse.runtime.images import ImageBatches
+from edgesparse.stream.sources.open import image_batches, image_states, open_source
 
 SPEC = InputSpec(size=(32, 32), letterbox="top-left", colour="bgr", scale=1.0)
 
@@ -119,7 +120,7 @@ def test_file_names_that_are_not_utf8_are_read_and_named_in_ascii(tmp_path: Path
 # Calibration
 
 
-def test_calibration_images_are_the_first_ones_in_each_pass(tmp_path: Path) -> None:
+def test_calibration_images_are_the_same_in_each_pass(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), rng.integers(0, 256, (32, 16, 3), np.uint8))
@@ -131,6 +132,31 @@ def test_calibration_images_are_the_first_ones_in_each_pass(tmp_path: Path) -> N
     np.testing.assert_array_equal(np.concatenate(first), np.concatenate(second))
     assert (first[1][..., 16:] == SPEC.pad).all()
     assert len(list(image_batches(str(tmp_path), SPEC, 9)())) == 3
+
+
+def levels(batches: ImageBatches) -> list[int]:
+    """The brightness of each image."""
+    return [round(float(batch[0, :, 16, 16].mean())) for batch in batches()]
+
+
+def test_calibration_images_are_evenly_spaced(tmp_path: Path) -> None:
+    for number in range(12):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((32, 32, 3), 10 * number, np.uint8))
+    assert levels(image_batches(str(tmp_path), SPEC, 4)) == [0, 30, 60, 90]
+    assert [Path(name).name for name, _, _ in image_states(str(tmp_path), 4)] == ["0.png", "3.png", "6.png", "9.png"]
+    assert levels(image_batches(f"{tmp_path}/*.png", SPEC, 5)) == [0, 20, 40, 70, 90]
+
+
+@pytest.mark.parametrize(("count", "apart"), [(4, 10), (12, 5), (60, 1), (100, 1)])
+def test_frames_of_a_video_are_some_apart(tmp_path: Path, count: int, apart: int) -> None:
+    size, video = 60, tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 30, (32, 32))
+    for number in range(size):
+        writer.write(np.full((32, 32, 3), 4 * number, np.uint8))
+    writer.release()
+    seen = levels(image_batches(str(video), SPEC, count))
+    assert len(seen) == min(count, size)
+    np.testing.assert_allclose(seen, [4 * apart * i for i in range(len(seen))], atol=2)
 
 
 def test_calibration_refuses_a_folder_without_images(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from edgesparse.config import InputSpec
 from edgesparse.errors import ConfigError, SourceError
 from edgesparse.files import FileState, file_states
 from edgesparse.redaction import redact, remember_address
-from edgesparse.runtime.images import ImageBatches, image_files, is_image, natural_order
+from edgesparse.runtime.images import ImageBatches, evenly, image_files, is_image, natural_order
 from edgesparse.stream.frames import Image
 from edgesparse.stream.sources.base import Source
 from edgesparse.stream.sources.capture import Opener, read_seconds
@@ -35,6 +35,9 @@ from edgesparse.wording import printable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+APART = 10
+"""Frames from one image of a video to the next, at most, where a number of its frames is used."""
 
 
 class SourceArguments(TypedDict, total=False):
@@ -220,16 +223,20 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def image_batches(source: str, spec: InputSpec, count: int) -> ImageBatches:
-    """Return the first `count` images of a folder, glob or video as model inputs, for calibration.
+    """Return at most `count` images of a folder, glob or video as model inputs, for calibration: evenly spaced ones, of
+    a video at most APART frames apart, since all of the frames before the last one are decoded.
 
     Raises SourceError if `source` is a camera or holds no images. Iterating raises ImageError for an image that cannot
     be read: calibration must not silently lose images."""
 
     def images() -> Iterator[Image]:
         with open_source(source) as frames:
+            step = 1
             if isinstance(frames, ImageFiles):
-                frames.strict = True
-            for frame in islice(frames, count):
+                frames.paths, frames.strict = evenly(frames.paths, count), True
+            else:
+                step = max(1, min(APART, (frames.total or 0) // count))
+            for frame in islice(frames, 0, step * count, step):
                 yield frame.image
 
     with open_source(source) as frames:
@@ -241,4 +248,4 @@ def image_batches(source: str, spec: InputSpec, count: int) -> ImageBatches:
 def image_states(source: str, count: int) -> list[FileState]:
     """Return the states of the files that `image_batches` reads: of images, or of a video. Raises SourceError."""
     with open_source(source) as frames:
-        return file_states(frames.paths[:count] if isinstance(frames, ImageFiles) else [Path(source)])
+        return file_states(evenly(frames.paths, count) if isinstance(frames, ImageFiles) else [Path(source)])
