@@ -150,7 +150,7 @@ def test_calibration_images_are_evenly_spaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "apart"), [(4, 10), (12, 5), (60, 1), (100, 1)])
 def test_frames_of_a_video_are_some_apart(tmp_path: Path, count: int, apart: int) -> None:
     size, video = 60, tmp_path / "video.avi"
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 30, (32, 32))
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 30, (32, 32))
     for number in range(size):
         writer.write(np.full((32, 32, 3), 4 * number, np.uint8))
     writer.release()
