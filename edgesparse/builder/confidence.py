@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import DetectorSpec
+from edgesparse.errors import CalibrationError
 from edgesparse.int8.quantize import quantize
 from edgesparse.int8.recover import Recovered
 from edgesparse.int8.score_layers import ScoreLayer, mapped, score_layers
@@ -82,20 +84,41 @@ def correct_confidences(
     if not layers:
         return _uncorrected(model, result, images, spec, NOT_EXACT, progress)
     work = _Comparison(model, images, spec, progress)
-    plain = work.detections(result.quantized)
-    before = work.shift(plain)
-    if before is None or work.fitted(plain) is None:
+    fit = work.corrected(result.quantized, layers)
+    if fit is None:
         return _uncorrected(model, result, images, spec, TOO_FEW, progress)
-    best = work.fit(result.quantized, layers, plain)
-    if best is None:
-        return CorrectedConfidences(result, before, before, NO_BETTER)
-    floats = mapped(result.model, layers, best.scale, best.offsets)
+    if fit.best is None:
+        return CorrectedConfidences(result, fit.before, fit.before, NO_BETTER)
+    floats = mapped(result.model, layers, fit.best.scale, fit.best.offsets)
     report = result.report
     quantized, _ = quantize(floats, result.scales, placement=report.placement, keep=result.keep)
-    after = work.shift(work.detections(quantized))
-    if after is None or after.median >= before.median or after.lost > before.lost:
-        return CorrectedConfidences(result, before, before, NO_BETTER)
-    return CorrectedConfidences(replace(result, model=floats, quantized=quantized), before, after)
+    return CorrectedConfidences(replace(result, model=floats, quantized=quantized), fit.before, fit.after)
+
+
+def shift_meter(
+    model: Model, images: ImageBatches, spec: DetectorSpec, progress: Progress = quiet
+) -> Callable[[Model], float]:
+    """Return what measures by how much an INT8 form of `model` shifts confidences (median, 0 to 1) after their
+    correction, as `correct_confidences` reports it; 1 if it detects none of the objects.
+
+    It reads images that were read before, and raises CalibrationError if `model` detects nothing on them.
+    """
+
+    @cache
+    def comparison() -> _Comparison:
+        work = _Comparison(model, images, spec, progress)
+        if not work.detects:
+            raise CalibrationError("the float model detects nothing on the images: pass images with objects")
+        return work
+
+    def measure(quantized: Model) -> float:
+        work = comparison()
+        layers = _exact_layers(quantized, images, spec)
+        fit = work.corrected(quantized, layers) if layers else None
+        shift = fit.after if fit is not None else shift_of(model, quantized, images, spec, progress)
+        return 1.0 if shift is None else shift.median
+
+    return measure
 
 
 def _exact_layers(quantized: Model, images: ImageBatches, spec: DetectorSpec) -> list[ScoreLayer]:
@@ -111,12 +134,26 @@ def _uncorrected(
     return CorrectedConfidences(result, shift, shift, why if shift is not None else "")
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """The best map, None if none lowers the shift, and the shift on the images for the check before and after it."""
+
+    best: ConfidenceMap | None
+    before: ConfidenceShift
+    after: ConfidenceShift
+
+
 class _Comparison:
     """The float model's detections on the images, and those of changed models to compare with them."""
 
     def __init__(self, model: Model, images: ImageBatches, spec: DetectorSpec, progress: Progress) -> None:
         self._images, self._spec, self._progress = images, spec, progress
         self._float = self.detections(model)
+
+    @property
+    def detects(self) -> bool:
+        """Whether the float model detects anything."""
+        return any(map(len, self._float))
 
     def detections(self, model: Model) -> list[Detections]:
         detections = list[Detections]()
@@ -129,6 +166,20 @@ class _Comparison:
     def shift(self, changed: Iterable[Detections]) -> ConfidenceShift | None:
         """Return the shift on the images for the check."""
         return confidence_shift(self._pairs(changed, True), self._spec.classes)
+
+    def corrected(self, quantized: Model, layers: list[ScoreLayer]) -> _Fit | None:
+        """Return the map for `quantized`, if it lowers the shift on all images; None for too few boxes."""
+        plain = self.detections(quantized)
+        before = self.shift(plain)
+        if before is None or self.fitted(plain) is None:
+            return None
+        best = self.fit(quantized, layers, plain)
+        if best is None:
+            return _Fit(None, before, before)
+        after = self.shift(self.detections(mapped(quantized, layers, best.scale, best.offsets)))
+        if after is None or after.median >= before.median or after.lost > before.lost:
+            return _Fit(None, before, before)
+        return _Fit(best, before, after)
 
     def fit(self, quantized: Model, layers: list[ScoreLayer], plain: list[Detections]) -> ConfidenceMap | None:
         """Return the best map of all rounds by the shift on the images for the fit; None if none lowers it."""

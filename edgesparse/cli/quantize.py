@@ -35,6 +35,7 @@ METHODS = ("best", "entropy", "percentile", "mse", "max")
     "--max-drop", type=options.NOT_NEGATIVE, metavar="POINTS", help="Keep layers in float to lose at most this."
 )
 @click.option("--min-map", type=options.NOT_NEGATIVE, metavar="POINTS", help="Keep layers in float to reach this.")
+@click.option("--max-confidence-shift", type=options.SHARE, metavar="SHIFT", help="Keep layers in float to shift less.")
 @click.option(
     "--device", type=options.BoardType(), metavar="BOARD", help="Predict gains there, e.g. orin-nano-8gb:15W."
 )
@@ -54,8 +55,9 @@ def quantize(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
     """Write a model with Q/DQ for INT8, calibrated on images.
 
     Placement fuse puts Q/DQ after the activations; sparse also directly after each 2:4 layer, where TensorRT's sparse
-    INT8 kernels need it. With --max-drop or --min-map, as few layers as possible stay in float: those that lose most
-    for their share of the work or, with --device, for the time that INT8 is predicted to save there. Without these
+    INT8 kernels need it. With --max-drop, --min-map or --max-confidence-shift, as few layers as possible stay in float:
+    those that lose most for their share of the work or, with --device, for the time that INT8 is predicted to save
+    there. The last of these limits needs no labels: it is the median change of confidences on images held out. Without
     limits, such layers stay in float if the outputs change a lot, up to 3 % of the work. Confidences are brought back
     to those of the float model where the head allows it exactly. With --steps, all weights and ranges are then trained
     together on the images, with values rounded as in an engine, until images held out no longer improve.

@@ -30,7 +30,7 @@ from edgesparse.progress import Progress, quiet
 from edgesparse.refinement import Refinement, Trained
 
 Score = Callable[[ModelProto], float]
-"""The points, 0 to 100, that a model scores on labeled data."""
+"""The points, 0 to 100, that a model scores on labeled data; or 100 less the percent by which confidences shift."""
 Train = Callable[[ModelProto, ModelProto, QdqPlan, Mapping[str, float], Progress], Trained]
 """Trains weights and scales in INT8 to match the float model: (float, the same with biases for INT8, where values are
 rounded, the scale of each quantized tensor, progress) -> the result."""
@@ -49,7 +49,7 @@ class RecoverOptions:
     are reached. `gains`: what INT8 saves in each layer, by name, in any unit; multiply-accumulates by default. `train`:
     then train all weights and scales together. `scales`: use these instead of calibrating; channels are then not
     equalized. `table`: also calibrate tensors that only TensorRT's calibration table lists. `exact`: without a limit on
-    points, no layers but `keep` stay float.
+    points, no layers but `keep` stay float. `shown`: how a score is written in messages.
     """
 
     calibration: CalibrationOptions = field(default_factory=lambda: CalibrationOptions("mse"))
@@ -62,6 +62,7 @@ class RecoverOptions:
     scales: Mapping[str, float] | None = None
     table: bool = False
     exact: bool = False
+    shown: Callable[[float], str] = "{:.1f} points".format
 
     @property
     def limited(self) -> bool:
@@ -210,7 +211,7 @@ class _Recovery:
                 low = middle
             self.steps.pop()
         if best is None:
-            raise CalibrationError(f"no layer can be INT8 and leave {allowed:.1f} points: allow more")
+            raise CalibrationError(f"no layer can be INT8 and leave {self.options.shown(allowed)}: allow more")
         self._choose(self._costliest(high))
         self.steps.append(best[1])
         return best[0]
@@ -246,8 +247,8 @@ class _Recovery:
         if allowed is None or points >= allowed:
             self.learned = trained.scales
             return Corrected(trained.model, {})
-        self.scales = before
-        self.warnings += (f"trained weights not used: they leave {points:.1f} points, needed {allowed:.1f}",)
+        self.scales, shown = before, self.options.shown
+        self.warnings += (f"trained weights not used: they leave {shown(points)}, needed {shown(allowed)}",)
         self.steps.pop()
         return corrected
 

@@ -49,6 +49,7 @@ class QuantizeKeywords(TypedDict, total=False):
     method: RangeMethod
     max_drop: float | None
     min_map: float | None
+    max_confidence_shift: float | None
     device: str | None
     annotations: str | Path | None
     annotated_images: str | Path | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from edgesparse.builder.confidence import CorrectedConfidences, correct_confidences
+from edgesparse.builder.confidence import CorrectedConfidences, correct_confidences, shift_meter
 from edgesparse.compress.cost import int8_gains
 from edgesparse.confidences import ConfidenceShift
 from edgesparse.config import Recipe
@@ -60,6 +60,8 @@ class QuantizeOptions:
     - `method`: how ranges are chosen: best, entropy, percentile, mse or max.
     - `max_drop`: keep layers in float until at most this many points of mAP (0 to 100) are lost on `annotations`;
       `min_map`: until at least this many are reached.
+    - `max_confidence_shift`: keep layers in float until confidences shift by at most this much (0 to 1, in the median)
+      after their correction, on images that it was not fitted on; without labels.
     - `device`: keep those in float that cost least time for what they lose, as predicted for this board, such as
       "orin-nano-8gb"; without it, the time is taken as proportional to the multiply-accumulates.
     - `annotations`: COCO JSON file, YOLO data.yaml, or a folder with one of them, to score on; `annotated_images`: the
@@ -82,6 +84,7 @@ class QuantizeOptions:
     method: RangeMethod = "mse"
     max_drop: float | None = None
     min_map: float | None = None
+    max_confidence_shift: float | None = None
     device: str | None = None
     annotations: str | Path | None = None
     annotated_images: str | Path | None = None
@@ -108,6 +111,7 @@ class QuantizeOptions:
         if self.annotations is None and not (self.max_drop is None and self.min_map is None):
             option = "--min-map" if self.max_drop is None else "--max-drop"
             raise ConfigError(f"{option} needs --annotations: annotated images to score on")
+        self._check_shift()
         if self.annotated_images is not None and self.annotations is None:
             raise ConfigError("--annotated-images needs --annotations")
         if self.steps < 0:
@@ -116,6 +120,13 @@ class QuantizeOptions:
             raise ConfigError("--state keeps the progress of --steps: pass --steps, or leave it out")
         if self.from_table is not None and self.calibration is not None:
             raise ConfigError("--from-table and --calibration: ranges can only come from one of them")
+
+    def _check_shift(self) -> None:
+        shift = self.max_confidence_shift
+        if shift is not None and not 0 < shift <= 1:
+            raise ConfigError(f"--max-confidence-shift: found {shift:g}, needed more than 0 and at most 1")
+        if shift is not None and self.annotations is not None:
+            raise ConfigError("--max-confidence-shift needs no labels: leave out --annotations, and any limit on mAP")
 
 
 @dataclass(frozen=True)
@@ -194,26 +205,40 @@ def _recover(recipe: Recipe, options: QuantizeOptions, progress: Progress) -> tu
     gains = None if board is None else int8_gains(static_model(recipe)[0], board)
     input_spec = scored.spec.input
     train = _training(scored, options, progress) if options.steps else None
+    score, limit = _limit(scored, options, progress)
     result = recover(
         scored.model,
         scored.images,
-        RecoverOptions(
-            CalibrationOptions(options.method, input_spec, _path(options.calibration)),
+        replace(
+            limit,
+            calibration=CalibrationOptions(options.method, input_spec, _path(options.calibration)),
             placement=options.placement,
             keep=tuple(options.keep),
-            max_drop=options.max_drop,
-            least=options.min_map,
             gains=gains,
             train=train,
             scales=scales,
             table=options.table is not None,
             exact=options.exact,
         ),
-        score=scored.scorer,
+        score=score,
         progress=progress,
     )
-    warnings = (*size_warnings(scored.images.sizes, input_spec), *result.report.warnings)
-    return replace(result, report=replace(result.report, warnings=warnings)), scored
+    report = result.report
+    if options.max_confidence_shift is not None:  # the steps' scores are no mAP
+        report = replace(report, steps=tuple(replace(step, score=None) for step in report.steps))
+    warnings = (*size_warnings(scored.images.sizes, input_spec), *report.warnings)
+    return replace(result, report=replace(report, warnings=warnings)), scored
+
+
+def _limit(
+    scored: ScoredModel, options: QuantizeOptions, progress: Progress
+) -> tuple[Callable[[Model], float] | None, RecoverOptions]:
+    """Return what scores a model, and how much of the score must be left."""
+    if options.max_confidence_shift is None:
+        return scored.scorer, RecoverOptions(max_drop=options.max_drop, least=options.min_map)
+    measure, least = shift_meter(scored.model, scored.images, scored.spec, progress), 1 - options.max_confidence_shift
+    limit = RecoverOptions(least=100 * least, shown=lambda points: f"a shift of {1 - points / 100:.3f}")
+    return lambda model: 100 * (1 - measure(model)), limit
 
 
 def _training(scored: ScoredModel, options: QuantizeOptions, progress: Progress) -> Train:

@@ -10,8 +10,16 @@ import pytest
 import squares
 from onnx import ModelProto, helper
 
-from edgesparse.builder.confidence import NO_BETTER, NOT_EXACT, TOO_FEW, _exact_layers, correct_confidences
+from edgesparse.builder.confidence import (
+    NO_BETTER,
+    NOT_EXACT,
+    TOO_FEW,
+    _exact_layers,
+    correct_confidences,
+    shift_meter,
+)
 from edgesparse.config import DetectorSpec, InputSpec
+from edgesparse.errors import CalibrationError
 from edgesparse.int8.recover import Recovered, recover
 from edgesparse.int8.score_layers import mapped, score_layers
 from edgesparse.model.load import load
@@ -75,6 +83,9 @@ def test_shifted_confidences_come_back(detector: ModelProto, images: ImageBatche
     assert corrected.before.median > 0.05 > 0.012 > corrected.after.median
     assert corrected.after.images == 5  # the other ten are for the fit
     assert f"{corrected.before.median:.3f} (median)" in corrected.note
+    measure = shift_meter(detector, images, SPEC)
+    moved = shifted(detector, images, 0.85, [-0.5, 0.2])
+    assert measure(moved.quantized) == pytest.approx(corrected.after.median), "the shift that a correction leaves"
     names = [n.op_type for n in corrected.result.quantized.graph.node]
     assert names.count("QuantizeLinear") == 2 and corrected.result.report.share > 0
 
@@ -92,6 +103,12 @@ def test_without_a_shift_or_an_exact_way_nothing_changes(
     assert uncorrected.result is moved and uncorrected.why == TOO_FEW
     assert uncorrected.after is not None and uncorrected.after.images == 2
     clipped = load(squares.chained(tmp_path / "clip.onnx"))  # confidences from Clip
-    assert correct_confidences(clipped, recover(clipped, images), images, SPEC).why == NOT_EXACT
+    other = recover(clipped, images)
+    found = correct_confidences(clipped, other, images, SPEC)
+    assert found.why == NOT_EXACT and found.after is not None
+    assert shift_meter(clipped, images, SPEC)(other.quantized) == found.after.median
+    black = ImageBatches(lambda: [0 * frame for frame in images.frames(2)], SPEC.input)
+    with pytest.raises(CalibrationError, match="detects nothing on the images: pass images with objects"):
+        shift_meter(clipped, black, SPEC)(other.quantized)
     pose = SPEC.model_copy(update={"head": "yolov8-pose"})  # a keypoint's visibility is a Sigmoid too
     assert _exact_layers(result.quantized, images, SPEC) and not _exact_layers(result.quantized, images, pose)

@@ -125,6 +125,8 @@ def test_kept_layers_and_warnings_are_printed(edgesparse: Command, detector: Pat
     [
         ((*IMAGES, "--max-drop", "1"), 2, "--max-drop needs --annotations"),
         ((*IMAGES, "--min-map", "30"), 2, "--min-map needs --annotations"),
+        ((*IMAGES, "--max-confidence-shift", "0"), 2, "--max-confidence-shift: found 0, needed more than 0"),
+        ((*IMAGES, "--max-confidence-shift", "0.1", "--annotations", "images"), 2, "needs no labels: leave out"),
         ((), 2, "Missing option '--images'"),
         (("--images", "nowhere"), 2, "nowhere"),
         ((*IMAGES, "--keep", "evn"), 2, "did you mean 'even'?"),
@@ -161,3 +163,24 @@ def test_a_recipes_input_is_used_and_no_package_is_built(
         scores[name] = ended.json["steps"][0]["score"] if ended.code == 0 else None
     assert scores["good"] > 50 and (scores["bad"] is None or scores["bad"] < 1)
     assert not (tmp_path / "engines").exists()
+
+
+def test_confidences_within_a_limit_without_labels(
+    edgesparse: Command, detector: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each layer in INT8 shifts them by 0.1: weights and what the layer reads have a pair each."""
+    options = ("quantize", detector, "-o", "out.onnx", *IMAGES, "--json", "--force", "--max-confidence-shift")
+    assert edgesparse(*options, "0.01").code == 0
+    assert operators(tmp_path / "out.onnx").count("QuantizeLinear") == 6, "these confidences do not shift"
+    monkeypatch.setattr("edgesparse.tasks.quantize.shift_meter", lambda *given: lambda model: 0.1 * _int8(model))
+    ended = edgesparse(*options, "0.15")
+    assert ended.code == 0, ended.err
+    assert sum(layer["int8"] for layer in ended.json["layers"]) == 1
+    assert all(step["score"] is None for step in ended.json["steps"])
+    ended = edgesparse(*options, "0.05")
+    assert ended.code == 2 and "no layer can be INT8 and leave a shift of 0.050: allow more" in ended.message
+
+
+def _int8(model: onnx.ModelProto) -> int:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return sum(node.op_type == "QuantizeLinear" and node.input[0] in stored for node in model.graph.node)
