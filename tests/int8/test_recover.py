@@ -286,5 +286,5 @@ def test_trained_weights_and_scales_are_the_result_if_they_are_better() -> None:
     limited = RecoverOptions(MAX, max_drop=1.0, train=train)
     result = recover(network(), batches(), limited, score=lambda source: next(points))
     assert result.model.producer_name != "trained" and result.scales == plain.scales
-    assert result.report.warnings[-1] == "trained weights not used: they leave 88.0 points, needed 89.0"
+    assert result.report.warnings[-1] == "trained weights not used: they leave 88.0 points, needed 89.0 points"
     assert result.report.drop == 0.5 and result.report.steps[-1].what == "biases corrected"
