@@ -104,9 +104,9 @@ def test_without_a_shift_or_an_exact_way_nothing_changes(
     assert uncorrected.after is not None and uncorrected.after.images == 2
     clipped = load(squares.chained(tmp_path / "clip.onnx"))  # confidences from Clip
     other = recover(clipped, images)
-    found = correct_confidences(clipped, other, images, SPEC)
-    assert found.why == NOT_EXACT and found.after is not None
-    assert shift_meter(clipped, images, SPEC)(other.quantized) == found.after.median
+    corrected = correct_confidences(clipped, other, images, SPEC)
+    assert corrected.why == NOT_EXACT and corrected.after is not None
+    assert shift_meter(clipped, images, SPEC)(other.quantized) == corrected.after.median
     black = ImageBatches(lambda: [0 * frame for frame in images.frames(2)], SPEC.input)
     with pytest.raises(CalibrationError, match="detects nothing on the images: pass images with objects"):
         shift_meter(clipped, black, SPEC)(other.quantized)

@@ -172,7 +172,7 @@ def test_confidences_within_a_limit_without_labels(
     options = ("quantize", detector, "-o", "out.onnx", *IMAGES, "--json", "--force", "--max-confidence-shift")
     assert edgesparse(*options, "0.01").code == 0
     assert operators(tmp_path / "out.onnx").count("QuantizeLinear") == 6, "these confidences do not shift"
-    monkeypatch.setattr("edgesparse.tasks.quantize.shift_meter", lambda *given: lambda model: 0.1 * _int8(model))
+    monkeypatch.setattr("edgesparse.tasks.quantize.shift_meter", lambda *arguments: lambda model: 0.1 * _int8(model))
     ended = edgesparse(*options, "0.15")
     assert ended.code == 0, ended.err
     assert sum(layer["int8"] for layer in ended.json["layers"]) == 1
