@@ -16,25 +16,16 @@ from onnx import ModelProto
 
 from edgesparse.compress.editor import Editor
 from edgesparse.compress.maps import FAMILIES, maps_of
-from edgesparse.compress.student import FEATURES, shared_features, smooth_source, with_2to4, with_relu
+from edgesparse.compress.student import FEATURES, FITTED, refitted, shared_features, smooth_source, with_2to4, with_relu
 from edgesparse.config import DetectorSpec
 from edgesparse.errors import CalibrationError, ModelError
 from edgesparse.int8.placement import Placement, QdqPlan, plan
 from edgesparse.int8.quantize import quantize
 from edgesparse.model.layers import layer_name
 from edgesparse.model.load import load, save
-from edgesparse.model.threads import blas_on_one_core
 from edgesparse.progress import Progress
 from edgesparse.sparsity.inspect import inspect
-from edgesparse.sparsity.position_weights import PositionWeights
-from edgesparse.sparsity.rebuild import FitData, States, rebuild
 
-FITTED = 128
-"""The most images that layers are refitted on."""
-POSITIONS = 200_000
-"""The most positions of a map that a layer is refitted on."""
-METHOD = "1"
-"""Part of the key of refitted layers. Increase it if the method changes: layers of another method are not reused."""
 BINS = {"yolov8-maps": 16, "nanodet-maps": 8}
 
 
@@ -90,12 +81,8 @@ class PreparedLesson:
         """
         if self.smooth is None:
             return self
-        progress("finding objects", 0, 0)
-        weights = PositionWeights.of(objects)
-        data = FitData(partial(self.inputs, pixels), weights, original=self.smooth, positions=POSITIONS)
-        state = States(folder, self.student, data, METHOD).of("relu")
-        with blas_on_one_core():
-            student, _ = rebuild(self.student, (), data, state, progress)
+        batches = partial(self.inputs, pixels)
+        student = refitted(self.student, self.smooth, batches, objects, folder, progress)
         return replace(self, student=student, smooth=None)
 
     def inputs(self, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:

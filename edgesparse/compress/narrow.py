@@ -168,7 +168,7 @@ class Narrowing:
         step = stride(self.data.batches, IMAGES)
         some = FitData(lambda: islice(iter(self.data.batches()), 0, None, step), _every(self.data.weights, step))
         outputs = ReferenceOutputs(self.model, some.batches, self.task.read)
-        state, widths = self.states.of("importance"), list[Width]()
+        state, widths = self.states.of(f"importance, {self.options.device}"), list[Width]()
         for i, block in enumerate(self.coupled.blocks):
             self.progress("measuring channels", i, len(self.coupled.blocks))
             saved = state.get(f"block-{i}")

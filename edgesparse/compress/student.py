@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
 from edgesparse.compress.editor import Editor
 from edgesparse.errors import ModelError
+from edgesparse.model.activations import Batches
 from edgesparse.model.layers import layer_name
+from edgesparse.model.threads import blas_on_one_core
 from edgesparse.model.weights import weight_of
 from edgesparse.model.wiring import Array, Wiring, attribute
+from edgesparse.progress import Progress
 from edgesparse.sparsity import mask
 from edgesparse.sparsity.inspect import inspect
+from edgesparse.sparsity.position_weights import PositionWeights
+from edgesparse.sparsity.rebuild import FitData, States, rebuild
 
 FEATURES = 40
 """The most tensors inside the networks that a training compares."""
+FITTED = 128
+"""The most images that layers are refitted on."""
+POSITIONS = 200_000
+"""The most positions of a map that a layer is refitted on."""
+METHOD = "1"
+"""Part of the key of refitted layers. Increase it if the method changes: layers of another method are not reused."""
 
 
 def with_relu(model: ModelProto, only: Collection[str] | None = None) -> ModelProto:
@@ -36,6 +49,26 @@ def with_relu(model: ModelProto, only: Collection[str] | None = None) -> ModelPr
     editor.changed()
     editor.tidy()
     return editor.model
+
+
+def refitted(
+    student: ModelProto,
+    smooth: ModelProto,
+    batches: Batches,
+    objects: Iterable[NDArray[np.float32]],
+    folder: Path,
+    progress: Progress,
+) -> ModelProto:
+    """Return `student` with its layers refitted to `smooth`, from which it differs in that ReLU replaced activations.
+
+    `batches`: at most FITTED. `objects`: for each of them, where objects are, [1, height, width] from 0 to 1. Layers
+    stored in `folder` are not fitted again. Raises what `rebuild` raises.
+    """
+    progress("finding objects", 0, 0)
+    data = FitData(batches, PositionWeights.of(objects), original=smooth, positions=POSITIONS)
+    state = States(folder, student, data, METHOD).of("relu")
+    with blas_on_one_core():
+        return rebuild(student, (), data, state, progress)[0]
 
 
 def smooth_source(wiring: Wiring, node: NodeProto) -> str | None:

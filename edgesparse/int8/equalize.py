@@ -86,6 +86,19 @@ def equalize(model: ModelProto, batches: Batches, keep: Collection[str], progres
     return Equalized(copy, tuple(equalized), uneven)
 
 
+def evenable(model: ModelProto) -> dict[str, list[str]]:
+    """Return the tensors that `equalize` can even out, if their channels differ, with the depthwise layers that read
+    each. Raises what `int8_layers` raises.
+    """
+    wiring = Wiring(model.graph)
+    candidates = _candidates(model, wiring, ())
+    return {
+        name: [layer_name(work.node) for work in works]
+        for name, works in candidates.items()
+        if _layer_before(wiring, name) is not None
+    }
+
+
 def _candidates(model: ModelProto, wiring: Wiring, keep: Collection[str]) -> dict[str, list[Product]]:
     """Return tensors that only depthwise convolutions read, at least one of them in INT8, and these layers."""
     int8 = {kernel.reads for kernel in int8_layers(model, wiring, keep)[0]}

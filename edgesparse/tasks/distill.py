@@ -26,9 +26,6 @@ from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.tasks.inputs import Annotated, Target, as_recipe, check_images, need_torch, pixels_of
 from edgesparse.tasks.writing import check_outputs, write
 
-COMPARED = 24
-"""The most images on which it is measured what ReLU changes."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions:
@@ -134,7 +131,7 @@ def relu_places(
     lesson: PreparedLesson, pixels: NDArray[np.uint8], spec: DetectorSpec, share: float, folder: Path, advance: Progress
 ) -> list[str]:
     """Return the tensors whose activation ReLU replaces: behind layers with `share` of all MACs, those that it changes
-    least on up to COMPARED of the images not held out.
+    least on images not held out.
 
     `lesson`: with ReLU everywhere. `pixels`: as in `PreparedLesson.write`. Measurements in `folder` are not repeated.
     """
@@ -142,9 +139,8 @@ def relu_places(
 
     assert lesson.smooth is not None
     others = pixels[split(len(pixels))[1]]
-    some = others[:: -(-len(others) // COMPARED)]
-    read = box_reader(spec)
-    changes = measure(lesson.smooth, partial(lesson.inputs, some), len(some), read, folder / "relu", advance)
+    batches = partial(lesson.inputs, others)
+    changes = measure(lesson.smooth, batches, box_reader(spec), folder / "relu", advance)
     return choose(lesson.smooth, changes, share)
 
 

@@ -1,4 +1,4 @@
-"""One search over input size, rewrites, channels, 2:4 and INT8 per layer, under one budget of mAP."""
+"""One search over input size, rewrites, channels, and ReLU, 2:4 and INT8 per layer, under one budget of mAP."""
 
 from __future__ import annotations
 

@@ -1,55 +1,43 @@
-"""What may be done with each layer and channel of a network: what it is predicted to save, what it was measured to do.
+"""What may be done with each layer and channel of a network together: the sets that save most for what they change.
 
-Each choice is measured alone, by how it changes the detector's boxes and confidences on images. Changes are taken to
-add up, so the best choices for any allowed change are a knapsack problem, as in SPDY (Frantar and Alistarh, "SPDY:
-Accurate Pruning with Speedup Guarantees", ICML 2022). How much change the score allows is found by trial.
+Each choice is measured alone (`fit_changes`). Changes are taken to add up, so the best choices for any allowed change
+are a knapsack problem, as in SPDY (Frantar and Alistarh, "SPDY: Accurate Pruning with Speedup Guarantees", ICML 2022).
+How much change the score allows is found by trial.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from edgesparse import knapsack
-from edgesparse.builder.objects import box_reader, object_masks
-from edgesparse.compress.cost import int8_gains, sparse_gains
-from edgesparse.compress.narrow import Narrowing, NarrowOptions
+from edgesparse.compress.relu_places import with_relu_at
 from edgesparse.compress.sites import Inapplicable
-from edgesparse.compress.widths import Width
-from edgesparse.errors import ModelError
-from edgesparse.int8.calibration import CalibrationOptions
-from edgesparse.int8.recover import RecoverOptions, changes
 from edgesparse.progress import Progress
-from edgesparse.sparsity.inspect import inspect
-from edgesparse.sparsity.rebuild import FitData, States
-from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, sensitivity
-from edgesparse.tasks.fit_network import Network, NotWorthIt, Settings, predicted
-from edgesparse.tasks.inputs import read_model
+from edgesparse.tasks.fit_changes import CHANNELS, INT8, RELU, SPARSE, Changes
+from edgesparse.tasks.fit_network import Network, Settings, predicted
+from edgesparse.tasks.fit_relu import Swap
 
-INT8, SPARSE, CHANNELS = "INT8", "2:4", "channels"
-WORTH = 0.01
-"""The most that a kind of choice could save, as a share of the predicted time, below which it is not measured."""
 FINER = 2**-0.5
 """Ratio of one allowed change to the next larger one."""
 BUDGETS = 32
 HOPELESS = 0.5
-"""Sets of 2:4 layers and widths whose changes add up to more, as a share of the outputs' variance, are not tried."""
+"""Sets of ReLU, 2:4 and widths whose changes add up to more, as a share of the outputs' variance, are not tried."""
 APART = 0.005
 """How much more a plan saves than the one before, as a share of the predicted time, to be listed."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One solution: layers in INT8, layers that are 2:4, and channels to remove, by number.
+    """One solution: layers in INT8, layers that are 2:4, tensors whose activation ReLU replaces, and channels to
+    remove, by number.
 
     `change`: of the outputs, as a share of their variance, added up. `ms`: predicted for the whole network.
     """
 
     int8: tuple[str, ...] = ()
     sparse: tuple[str, ...] = ()
+    relu: tuple[str, ...] = ()
     dropped: tuple[int, ...] = ()
     change: float = 0.0
     ms: float = 0.0
@@ -61,85 +49,25 @@ class _Action:
 
     int8: tuple[str, ...] = ()
     sparse: tuple[str, ...] = ()
+    relu: tuple[str, ...] = ()
     dropped: tuple[int, ...] = ()
 
 
-_Item = list[tuple[knapsack.Choice, _Action]]
+_Choice = tuple[knapsack.Choice, _Action]
+_Item = list[_Choice]
 
 
-class Choices:
-    """The choices of one network. Each kind is measured when it is first asked for, and stored in the folder."""
+class Choices(Changes):
+    """The choices of one network together: plans, and what is learned from trials of them."""
 
     def __init__(self, network: Network, settings: Settings, progress: Progress) -> None:
-        self.settings, self.progress, self.board = settings, progress, settings.board
-        self.scored = read_model(network.recipe, settings.images, settings.options.count, None, progress)
-        self.model = self.scored.model
-        self.folder = settings.folder / "choices"
+        super().__init__(network, settings, progress)
         self.narrowed_ms: dict[tuple[int, ...], float] = {}
         self.avoided = set[tuple[int, ...]]()
-        self.ms, self.int8_ms = (predicted(self.model, self.board, precision) for precision in ("fp16", "int8"))
-        self.layers = {layer.name for layer in inspect(self.model).layers}
-        self.gains = int8_gains(self.model, self.board)
-        self.sparse_gains = {kind: sparse_gains(self.model, self.board, kind) for kind in ("fp16", "int8")}
-
-    def task(self) -> Task:
-        """What is known about the detector; its masks can be read once."""
-        spec, images = self.scored.spec, self.scored.images
-        return Task(read=box_reader(spec), objects=object_masks(self.model, images, spec))
-
-    @cached_property
-    def int8(self) -> Mapping[str, float]:
-        """The change by INT8 in each layer alone. Raises ModelError."""
-        state = States(self.folder, self.model, FitData(self.scored.images), "INT8").of("alone")
-        stored = state.get("changes")
-        if stored is None:
-            options = RecoverOptions(CalibrationOptions("mse", self.scored.spec.input))
-            reader = box_reader(self.scored.spec)
-            layers = changes(self.model, self.scored.images, options, reader, self.progress)
-            stored = {"names": np.array([x.name for x in layers]), "changes": np.array([x.change for x in layers])}
-            state.put("changes", stored)
-        return dict(zip(stored["names"].tolist(), stored["changes"].tolist(), strict=True))
-
-    @cached_property
-    def sparse(self) -> Mapping[str, float]:
-        """The change by 2:4 in each layer alone, refitted. Raises ModelError, NotWorthIt."""
-        half, byte = self.sparse_gains["fp16"], self.sparse_gains["int8"]
-        gains = {name: max(half.get(name, 0.0), byte.get(name, 0.0)) for name in {**half, **byte}}
-        if sum(gains.values()) < WORTH * self.ms:
-            raise NotWorthIt(
-                f"2:4 in every layer where TensorRT is likely to run it saves {sum(gains.values()):.3f} ms "
-                "(predicted); no sparse INT8 kernel fits a layer with SiLU"
-            )
-        options = ReconstructOptions(gains=gains, state_dir=self.folder)
-        ranked = sensitivity(self.model, self.scored.images, options, self.task(), self.progress)
-        return {choice.name: choice.change for choice in ranked}
-
-    @cached_property
-    def narrowing(self) -> Narrowing:
-        """What removes channels. Raises ModelError, naming the node, if they cannot be followed."""
-        options = NarrowOptions(device=self.settings.options.device, state_dir=self.folder)
-        return Narrowing(self.model, self.scored.images, options, self.task(), self.progress)
-
-    @cached_property
-    def widths(self) -> Sequence[Width]:
-        """The change by each smaller width alone. Raises ModelError, NotWorthIt."""
-        widths = self.narrowing.widths()
-        if not widths:
-            raise NotWorthIt(f"no layer is predicted to be faster with fewer channels on {self.board}")
-        return widths
-
-    def obstacle(self, kind: str) -> str:
-        """Return why the network has no choices of this kind; empty if it has."""
-        try:
-            if not (self.int8 if kind == INT8 else self.sparse if kind == SPARSE else self.widths):
-                return "no layer is eligible"
-        except (ModelError, NotWorthIt) as reason:
-            return str(reason)
-        return ""
 
     def plans(self, kinds: Collection[str]) -> list[Plan]:
         """Return the plans with choices of these kinds that save the most for what they change, fastest last."""
-        items = [*self._layers(INT8 in kinds, SPARSE in kinds), *self._blocks(CHANNELS in kinds)]
+        items = [*self._layers(kinds), *self._blocks(CHANNELS in kinds)]
         most = sum(max(choice.cost for choice, _ in item) for item in items)
         if set(kinds) != {INT8}:
             most = min(most, max(HOPELESS, sum(self.int8.values()) if INT8 in kinds else 0.0))
@@ -166,20 +94,38 @@ class Choices:
             self.avoided.add(max(left, key=lambda width: width.change).dropped)
         return bool(left)
 
-    def _layers(self, int8: bool, sparse: bool) -> Iterator[_Item]:
-        """An item per layer: INT8, 2:4 in FP16, and both, whose changes are taken to add up."""
-        changes8, changes24 = self.int8 if int8 else {}, self.sparse if sparse else {}
-        for name in dict.fromkeys((*changes8, *changes24)):
-            item: _Item = []
-            if name in changes8:
-                item.append(_choice(self.gains.get(name, 0.0), changes8[name], _Action(int8=(name,))))
-            if name in changes24:
-                half = self.sparse_gains["fp16"].get(name, 0.0)
-                item.append(_choice(half, changes24[name], _Action(sparse=(name,))))
-            if name in changes8 and name in changes24:
-                both = self.gains.get(name, 0.0) + self.sparse_gains["int8"].get(name, 0.0)
-                item.append(_choice(both, changes8[name] + changes24[name], _Action((name,), (name,))))
+    def _layers(self, kinds: Collection[str]) -> Iterator[_Item]:
+        """An item per layer: INT8, 2:4 in FP16, and both, whose changes are taken to add up; each also with ReLU behind
+        the layer, and what that allows.
+        """
+        changes8, changes24 = self.int8 if INT8 in kinds else {}, self.sparse if SPARSE in kinds else {}
+        swaps = self.relu if RELU in kinds else {}
+        for name in dict.fromkeys((*changes8, *changes24, *swaps)):
+            item = list(self._alone(name, changes8, changes24, self.sparse_gains))
+            if (swap := swaps.get(name)) is not None:
+                with_relu = list(self._alone(name, changes8, swap.sparse, self.relu_gains))
+                item += [_with(swap, choice) for choice in with_relu if choice[1].sparse]
+                if INT8 in kinds and swap.int8:
+                    gain = sum(self.gains[reader] for reader in swap.int8)
+                    behind = _choice(gain, sum(swap.int8.values()), _Action(int8=tuple(swap.int8)))
+                    item += [_with(swap, behind), *(_with(swap, _both(choice, behind)) for choice in with_relu)]
             yield item
+
+    def _alone(
+        self,
+        name: str,
+        changes8: Mapping[str, float],
+        changes24: Mapping[str, float],
+        gains24: Mapping[str, Mapping[str, float]],
+    ) -> Iterator[_Choice]:
+        """The choices of one layer: INT8, 2:4 in FP16, and both."""
+        if name in changes8:
+            yield _choice(self.gains.get(name, 0.0), changes8[name], _Action(int8=(name,)))
+        if name in changes24:
+            yield _choice(gains24["fp16"].get(name, 0.0), changes24[name], _Action(sparse=(name,)))
+        if name in changes8 and name in changes24:
+            both = self.gains.get(name, 0.0) + gains24["int8"].get(name, 0.0)
+            yield _choice(both, changes8[name] + changes24[name], _Action((name,), (name,)))
 
     def _blocks(self, channels: bool) -> Iterator[_Item]:
         """An item per block of channels: its smaller widths."""
@@ -191,17 +137,18 @@ class Choices:
             by_block.setdefault(width.block.name, []).append(choice)
         yield from by_block.values()
 
-    def _plan(self, chosen: Sequence[tuple[knapsack.Choice, _Action]]) -> Plan:
+    def _plan(self, chosen: Sequence[_Choice]) -> Plan:
         """Return these choices with the time of the whole network: savings of channels overlap."""
         blocks = sorted((pair for pair in chosen if pair[1].dropped), key=lambda pair: pair[0].cost / pair[0].gain)
         dropped = self._together([action.dropped for _, action in blocks])
         kept = [pair for pair in chosen if set(pair[1].dropped) <= set(dropped)]
         int8 = tuple(name for _, action in kept for name in action.int8)
         sparse = tuple(name for _, action in kept for name in action.sparse)
-        model = self.narrowing.shape_without(dropped) if dropped else self.model
+        relu = tuple(name for _, action in kept for name in action.relu)
+        model = with_relu_at(self.narrowing.shape_without(dropped) if dropped else self.model, relu)
         floats = self.layers - set(int8)
         ms = predicted(model, self.board, "int8" if int8 else "fp16", floats if int8 else (), sparse)
-        return Plan(int8, sparse, tuple(sorted(dropped)), sum(choice.cost for choice, _ in kept), ms)
+        return Plan(int8, sparse, relu, tuple(sorted(dropped)), sum(choice.cost for choice, _ in kept), ms)
 
     def _together(self, blocks: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
         """Return the channels of these blocks that can be removed together, where each saves time after the earlier."""
@@ -219,5 +166,17 @@ class Choices:
         return dropped
 
 
-def _choice(gain: float, change: float, action: _Action) -> tuple[knapsack.Choice, _Action]:
+def _choice(gain: float, change: float, action: _Action) -> _Choice:
     return knapsack.Choice(max(gain, 0.0), max(change, 0.0)), action
+
+
+def _both(first: _Choice, second: _Choice) -> _Choice:
+    """Return two choices together, of which the second has INT8 only."""
+    (gained, action), (added, more) = first, second
+    return _choice(gained.gain + added.gain, gained.cost + added.cost, replace(action, int8=(*action.int8, *more.int8)))
+
+
+def _with(swap: Swap, choice: _Choice) -> _Choice:
+    """Return a choice together with the ReLU that it needs."""
+    (gained, action), place = choice, swap.place
+    return _choice(gained.gain, gained.cost + swap.change, replace(action, relu=(place,)))

@@ -16,14 +16,14 @@ from time import monotonic
 import numpy as np
 
 from edgesparse.errors import BuildError, EdgeSparseError
-from edgesparse.model.load import load
 from edgesparse.progress import Progress
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.labels.read import Labels
 from edgesparse.sparsity.search import Search as Trials
 from edgesparse.tasks import fit_network
 from edgesparse.tasks.fit_build import Timing
-from edgesparse.tasks.fit_choices import CHANNELS, INT8, SPARSE, Choices, Plan
+from edgesparse.tasks.fit_changes import CHANNELS, INT8, RELU, SPARSE
+from edgesparse.tasks.fit_choices import Choices, Plan
 from edgesparse.tasks.fit_costs import Costs
 from edgesparse.tasks.fit_network import Network, NotWorthIt, Settings
 from edgesparse.tasks.fit_report import AGREEMENT, MAP, FitReport, Rung
@@ -33,7 +33,7 @@ LEAST = 0.01
 """The saving, as a share of the predicted time, below which another network is not worth a trial."""
 DEFAULT_DROP = {MAP: 1.0, AGREEMENT: 15.0}
 """The points that may be lost by default, by what they are of."""
-KINDS = (INT8, SPARSE, CHANNELS)
+KINDS = (INT8, SPARSE, RELU, CHANNELS)
 ROUNDS = 3
 """Searches with the same kinds of choices, each without the channels that cost the last one too much."""
 
@@ -71,7 +71,7 @@ class Trial:
 
     @property
     def label(self) -> str:
-        return f"{self.name}, {self.network.ms:.2f} ms"
+        return f"{self.name}, {self.network.ms:.2f} ms" if self.stages else self.name
 
 
 class Search:
@@ -111,14 +111,13 @@ class Search:
         return target is not None and self.best.network.ms <= target
 
     def _starts(self) -> list[tuple[str, Network]]:
-        """Return the networks to start from, by their predicted time in INT8, which is set."""
+        """Return the networks to start from, by the least time that each may reach (predicted), which is set."""
         able = list[tuple[str, Network]]()
         for name, start in fit_network.starts(self.half, self.settings, self._checked):
             if isinstance(start, NotWorthIt):
                 self._note(name, str(start))
             else:
-                ms = fit_network.predicted(load(start.model), self.settings.board, "int8")
-                able.append((name, replace(start, ms=ms)))
+                able.append((name, replace(start, ms=fit_network.least_milliseconds(start, self.settings))))
         return sorted(able, key=lambda each: each[1].ms)
 
     def _from(self, name: str, start: Network) -> None:
@@ -127,7 +126,7 @@ class Search:
         if self._met:
             return self._note(shown, "the target is met")
         if start.ms > (1 - LEAST) * self.best.network.ms:
-            return self._note(shown, f"in INT8 predicted to take {start.ms:.2f} ms, which is not faster")
+            return self._note(shown, f"in INT8 and 2:4 predicted to take {start.ms:.2f} ms or more: not faster")
         drop = self.reference - self.score(start, self.judges.choosing)
         if drop > self.budget:
             return self._note(shown, f"loses {drop:.1f} points in float: {self.budget:g} are allowed")
@@ -142,9 +141,7 @@ class Search:
                 self._note(_named(name, (kind,)), reason)
             else:
                 able.append(kind)
-        sets = [kinds for count in range(1, len(able) + 1) for kinds in combinations(able, count)]
-        if INT8 in able:  # a plan may leave any layer in FP16
-            sets = [kinds for kinds in sets if INT8 in kinds]
+        sets = _sets(able)
         for number, kinds in enumerate(sets):
             if self._met:
                 return None
@@ -215,18 +212,16 @@ class Search:
         best = next((trial for trial in self.within_budget if trial.label == fastest), self.best)
         trials = tuple(self._point(trial, trial is best, timings.get(trial.label)) for trial in self.trials)
         before = (None, *(network for _, network in best.stages))
-        rungs = [self._rung(*stage, earlier) for stage, earlier in zip(best.stages, before, strict=False)]
+        rungs = [self._rung(*stage, earlier, best.plan) for stage, earlier in zip(best.stages, before, strict=False)]
         if (timing := timings.get(best.label)) is not None:
             rungs[-1] = replace(rungs[-1], measured=timing.ms, engine=timing.engine)
-        if not self.settings.options.students:
-            self._note("ReLU", "needs training: edgesparse distill --relu, then fit --student with its result")
         options, model = self.settings.options, self.settings.source.model.name
         every = (*rungs, *self.notes)
         return FitReport(
             model, options.device, self.budget, options.target_ms, every, self.judges.measure, trials
         ), best.network
 
-    def _rung(self, name: str, network: Network, before: Network | None) -> Rung:
+    def _rung(self, name: str, network: Network, before: Network | None, plan: Plan) -> Rung:
         """One stage of the ladder, and what it brought."""
         score = self.score(network, self.judges.choosing)
         labels = self.judges.evaluation
@@ -238,6 +233,8 @@ class Search:
         else:
             lost = round(self.reference - score, 1) + 0.0  # not -0.0
             why = f"saves {before.ms - network.ms:.2f} ms (predicted); {lost:.1f} points lost so far"
+            counts = {RELU: f"; layers with ReLU: {len(plan.relu)}", SPARSE: f"; 2:4 layers: {len(network.sparse)}"}
+            why += counts.get(name, "")
             why += f"; {len(network.floats)} layers in FP16" if network.floats and network.quantized else ""
         return Rung(name, "kept", why, network.ms, score, evaluated)
 
@@ -270,6 +267,18 @@ class Search:
         if self.deadline is not None and monotonic() > self.deadline:
             raise TimeUp("the time of --minutes was up before the original was scored: allow more")
         self.progress(step, done, total)
+
+
+def _sets(able: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the sets of kinds to search with, the smallest first.
+
+    INT8 is in each if there is any, since a plan may leave any layer in FP16; and 2:4 wherever ReLU is, since layers
+    that can be 2:4 without it gain as much.
+    """
+    sets = [kinds for count in range(1, len(able) + 1) for kinds in combinations(able, count)]
+    if INT8 in able:
+        sets = [kinds for kinds in sets if INT8 in kinds]
+    return [kinds for kinds in sets if SPARSE in kinds or SPARSE not in able or RELU not in kinds]
 
 
 def _named(start: str, kinds: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Turns a plan into a network, in stages: channels removed, layers 2:4, INT8. Each is stored, and done once."""
+"""Turns a plan into a network, in stages: channels removed, ReLU, layers 2:4, INT8. Each is stored, and done once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from edgesparse.model.threads import blas_on_one_core
 from edgesparse.progress import Progress
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
-from edgesparse.tasks.fit_choices import CHANNELS, INT8, SPARSE, Choices, Plan
+from edgesparse.tasks.fit_changes import CHANNELS, INT8, RELU, SPARSE
+from edgesparse.tasks.fit_choices import Choices, Plan
 from edgesparse.tasks.fit_costs import Costs
 from edgesparse.tasks.fit_network import Network, Settings, milliseconds, moved
+from edgesparse.tasks.fit_relu import relu_refitted
 from edgesparse.tasks.inputs import read_model
 from edgesparse.tasks.quantize import QuantizeOptions, quantize_file
 from edgesparse.tasks.training import refiner
@@ -28,13 +30,17 @@ class Stages:
     def of(self, start: Network, plan: Plan, choices: Choices) -> Iterator[tuple[str, Network]]:
         """Yield each stage from `start` to the network of `plan`, by the kind of choice that it adds.
 
-        Raises what `narrow`, `reconstruct` and `quantize_file` raise.
+        Raises what `narrow`, `relu_refitted`, `reconstruct` and `quantize_file` raise.
         """
         network = replace(start, precision="fp16")
         if plan.dropped:
             key = self.costs.key(CHANNELS, plan.dropped, network, self.settings)
             network = self._stored(key, network) or self._put(key, self._narrowed(network, plan, choices, key))
             yield CHANNELS, network
+        if plan.relu:
+            key = self.costs.key(RELU, plan.relu, network, self.settings)
+            network = self._stored(key, network) or self._put(key, self._with_relu(network, plan, key))
+            yield RELU, network
         if plan.sparse:
             key = self.costs.key(SPARSE, plan.sparse, network, self.settings)
             network = self._stored(key, network) or self._put(key, self._sparse(network, plan, key))
@@ -56,6 +62,14 @@ class Stages:
         path = self.settings.folder / f"{key[:12]}.onnx"
         with blas_on_one_core():
             model, _ = choices.narrowing.without(plan.dropped)
+        write(path, lambda file: save(model, file))
+        return moved(network, path)
+
+    def _with_relu(self, network: Network, plan: Plan, key: str) -> Network:
+        """Put ReLU where the plan says, except behind layers that went with their channels."""
+        settings, path = self.settings, self.settings.folder / f"{key[:12]}.onnx"
+        scored = read_model(network.recipe, settings.images, settings.options.count, None, self.progress)
+        model = relu_refitted(scored, plan.relu, settings.folder / "choices", self.progress)
         write(path, lambda file: save(model, file))
         return moved(network, path)
 
@@ -83,7 +97,7 @@ class Stages:
             images=settings.images,
             count=settings.options.count,
             placement="sparse" if network.sparse else "fuse",
-            keep=[name for name in choices.int8 if name in left and name not in plan.int8],
+            keep=[name for name in (*choices.int8, *choices.evened) if name in left and name not in plan.int8],
             exact=True,
             calibration=settings.folder / f"{network.model.stem}-ranges.json",
             force=True,

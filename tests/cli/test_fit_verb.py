@@ -18,7 +18,7 @@ from onnx import helper
 
 from edgesparse.backends import null
 from edgesparse.compress import narrow
-from edgesparse.tasks import fit_choices, fit_reference, fit_search, fit_stages, inputs
+from edgesparse.tasks import fit_changes, fit_reference, fit_search, fit_stages, inputs
 from edgesparse.tasks.fit_reference import PARTS
 
 CHOOSE = ("--annotations", "choose", "--images", "choose")
@@ -64,7 +64,7 @@ def test_the_ladder_its_files_and_a_second_run_from_what_is_stored(
     ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE)
     assert ended.code == 2 and "--force" in ended.message
     monkeypatch.setattr(fit_stages, "quantize_file", None)
-    monkeypatch.setattr(fit_choices, "changes", None)
+    monkeypatch.setattr(fit_changes, "changes", None)
     monkeypatch.setattr(narrow, "rebuild", None)
     monkeypatch.setattr(narrow, "fewer", None)
     ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--force")
@@ -112,7 +112,7 @@ def test_an_interrupted_search_keeps_what_it_measured(
     (ms,) = (network["ms"] for network in networks.values() if network["precision"] == "int8")
     assert not (tmp_path / "out/fit.json").exists()
     # A target that INT8 alone reaches: nothing is measured or quantized again, and no channels are removed.
-    monkeypatch.setattr(fit_choices, "changes", None)
+    monkeypatch.setattr(fit_changes, "changes", None)
     monkeypatch.setattr(fit_stages, "quantize_file", None)
     monkeypatch.setattr(narrow.Narrowing, "without", None)
     ended = edgesparse("fit", recipe, "-o", "out", *CHOOSE, "--target-ms", f"{ms + 0.001}", "--json")

@@ -14,10 +14,11 @@ from small_models import model, node, random, run
 
 from edgesparse.compress.coupled import Block, Coupled
 from edgesparse.compress.importance import change, fewer
-from edgesparse.compress.narrow import NarrowOptions, narrow
+from edgesparse.compress.narrow import Narrowing, NarrowOptions, narrow
 from edgesparse.compress.widths import Width, as_arrays, counts, from_arrays, in_order
 from edgesparse.errors import CalibrationError, SparsityError
 from edgesparse.model.outputs import ReferenceOutputs
+from edgesparse.progress import quiet
 from edgesparse.sparsity.rebuild import FitData
 from edgesparse.sparsity.reconstruct import Task
 from edgesparse.tasks.inputs import as_recipe, static_model
@@ -102,6 +103,14 @@ def test_a_share_of_the_predicted_time_is_saved_and_the_original_stays() -> None
     # three inputs determine all 64 channels up to ReLU, so 32 of them are enough
     x = batches(64)[0]
     assert np.abs(run(source, x)[0] - run(narrowed, x)[0]).mean() < 0.1 * run(source, x)[0].std()
+
+
+def test_what_is_stored_of_one_board_is_not_used_for_another(tmp_path: Path) -> None:
+    source, few = two_layers(64, 64), lambda: batches(64)[:2]
+    boards = ("orin-nano-8gb", "orin-nano-4gb", "orin-nano-8gb")
+    each = [Narrowing(source, few, NarrowOptions(device=name, state_dir=tmp_path), Task(), quiet) for name in boards]
+    saved = [[width.saved_ms for width in narrowing.widths()] for narrowing in each]
+    assert saved[0] == saved[2] and saved[0] < saved[1], "the slower board saves more"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def batches(count: int = 3) -> list[np.ndarray]:
 
 def test_what_counts_most_in_the_outputs_changes_them_most_and_is_chosen_last(tmp_path: Path) -> None:
     network = branches({"a": 1.0, "b": 0.01, "c": 0.2})
-    changes = relu_places.measure(network, batches, 3, None, tmp_path, quiet)
+    changes = relu_places.measure(network, batches, None, tmp_path, quiet)
     assert changes["b_c"] < 0.01 * changes["c_c"] < 0.1 * changes["a_c"]
     assert changes["a_c"] < 0.1  # a line in front, a constant behind: ReLU alone would change far more
     for share, chosen in (
@@ -59,9 +59,9 @@ def test_what_counts_most_in_the_outputs_changes_them_most_and_is_chosen_last(tm
 
 def test_measurements_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = branches({"a": 1.0, "b": 0.1})
-    changes = relu_places.measure(network, batches, 3, None, tmp_path, quiet)
+    changes = relu_places.measure(network, batches, None, tmp_path, quiet)
     monkeypatch.setattr(relu_places, "ReferenceOutputs", None)
-    assert relu_places.measure(network, batches, 3, None, tmp_path, quiet) == changes
+    assert relu_places.measure(network, batches, None, tmp_path, quiet) == changes
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def teacher(monkeypatch: pytest.MonkeyPatch) -> Model:
 def test_only_layers_with_relu_become_2to4_and_the_rest_stays_smooth(teacher: Model, tmp_path: Path) -> None:
     whole = prepared(teacher)
     assert whole.smooth is not None
-    count = len(pixels := images(4, 1))
-    changes = relu_places.measure(whole.smooth, lambda: whole.inputs(pixels), count, None, tmp_path, quiet)
+    pixels = images(4, 1)
+    changes = relu_places.measure(whole.smooth, lambda: whole.inputs(pixels), None, tmp_path, quiet)
     chosen = relu_places.choose(whole.smooth, changes, 0.4)
     assert 0 < len(chosen) < len(changes)
     lesson = prepare_lesson(teacher, teacher, SPEC, StudentOptions(relu=0.4, sparse=0.4), chosen)

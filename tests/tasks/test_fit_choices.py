@@ -18,7 +18,8 @@ from edgesparse.progress import Progress, quiet
 from edgesparse.refinement import Refine, Refinement, Trained
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.tasks import fit_network, fit_stages
-from edgesparse.tasks.fit_choices import CHANNELS, INT8, SPARSE, Choices, Plan
+from edgesparse.tasks.fit_changes import CHANNELS, INT8, SPARSE
+from edgesparse.tasks.fit_choices import Choices, Plan
 from edgesparse.tasks.fit_costs import Costs
 from edgesparse.tasks.fit_network import FitOptions, Network, Settings, predicted
 from edgesparse.tasks.fit_stages import Stages
@@ -88,7 +89,7 @@ def test_no_other_layers_that_change_as_little_are_faster(choices: Choices) -> N
 
 def test_a_plan_becomes_a_network_with_its_prediction_stage_by_stage(choices: Choices, settings: Settings) -> None:
     plan = choices.plans(KINDS)[-1]
-    plan = Plan(plan.int8, ("side1", "side2"), plan.dropped, plan.change, plan.ms)
+    plan = replace(plan, sparse=("side1", "side2"))
     first = start(settings)
     costs = Costs(settings.folder / "costs.json")
     stages = list(Stages(settings, costs, quiet).of(first, plan, choices))
