@@ -31,10 +31,10 @@ def prepare(options: argparse.Namespace) -> None:
     import numpy as np
 
     from edgesparse.builder.prepare import detector_spec
-    from edgesparse.compress.lesson import StudentOptions, prepare_lesson
+    from edgesparse.compress.student import StudentOptions
     from edgesparse.model.load import load
     from edgesparse.runtime.images import image_files
-    from edgesparse.tasks.distill import refitted, relu_places
+    from edgesparse.tasks.distill import prepared, start_data
     from edgesparse.tasks.inputs import as_recipe, pixels_of
 
     path = real() / "models" / "yolox_nano.onnx"
@@ -47,14 +47,9 @@ def prepare(options: argparse.Namespace) -> None:
     chosen = StudentOptions(
         options.relu, options.sparse, options.int8, options.minutes, batch=options.batch, rate=options.rate
     )
-    prepared = prepare_lesson(model, model, spec, chosen)
-    if 0 < options.relu < 1:
-        places = relu_places(prepared, pixels, spec, options.relu, options.folder, partial(print, end="\r"))
-        prepared = prepare_lesson(model, model, spec, chosen, places)
-    values = {"feature_weight": 4.0, **prepared.values, "strong": options.strong}
-    refitted(replace(prepared, values=values), pixels, spec, options.folder, partial(print, end="\r")).write(
-        options.folder, pixels
-    )
+    data = start_data(model, spec, pixels, options.folder)
+    lesson = prepared(model, None, spec, chosen, data, partial(print, end="\r"))
+    replace(lesson, values={**lesson.values, "strong": options.strong}).write(options.folder, pixels)
     print(f"{len(pixels)} images; next: python benchmarks/distill.py train {options.folder}")
 
 

@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     flag_value=1.0,
     default=0.0,
     metavar="[F]",
-    help="Replace SiLU by ReLU, in a share F of MACs.",
+    help="ReLU for SiLU, behind this share of the MACs.",
 )
-@click.option("--sparse", type=options.SHARE, default=0.0, metavar="F", help="Make this share of all MACs 2:4.")
+@click.option(
+    "--sparse", type=options.SHARE, default=0.0, metavar="F", help="Make layers with this share of the MACs 2:4."
+)
 @click.option("--int8", is_flag=True, help="Learn with INT8's rounding, and write Q/DQ.")
 @click.option(
     "--minutes",
@@ -61,12 +63,16 @@ def distill(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
     """Teach a faster detector from this one, without labels.
 
     The student starts with the model's weights, or with those of --student, such as a file that 'prune' wrote, whose
-    layers stay 2:4. With --relu, ReLU replaces SiLU and HardSwish, and layers are refitted to it first; with a number,
-    only behind layers with that share of the work, where it changes the outputs least. The student learns to reproduce
-    the model's maps and features on the images, which are varied. This needs PyTorch, and uses a GPU if there is one.
-    After an interruption, the same command continues.
+    layers stay 2:4. With --relu, ReLU replaces SiLU and HardSwish: everywhere, or behind layers with a share F of the
+    MACs. With --sparse, layers with a share F become 2:4. F counts the MACs of layers that can be 2:4, as in 'prune
+    --share'. Layers are chosen where ReLU and 2:4 together change the outputs least, and refitted as by 'prune';
+    ranges for --int8 are set as by 'quantize'.
+
+    From there, the student learns to reproduce the model's maps and features on the images, which are varied; without
+    progress, the start is the result. This needs PyTorch, and uses a GPU if there is one. After an interruption, the
+    same command continues.
     """
-    from edgesparse.compress.lesson import StudentOptions
+    from edgesparse.compress.student import StudentOptions
     from edgesparse.errors import ConfigError
     from edgesparse.tasks.distill import DistillOptions, distill_file
     from edgesparse.tasks.inputs import Annotated

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +15,16 @@ from onnx import ModelProto
 
 from edgesparse.compress.editor import Editor
 from edgesparse.compress.maps import FAMILIES, maps_of
-from edgesparse.compress.student import FEATURES, FITTED, refitted, shared_features, smooth_source, with_2to4, with_relu
-from edgesparse.config import DetectorSpec
+from edgesparse.compress.start import Start, placement_of
+from edgesparse.compress.student import FEATURES, StudentOptions, shared_features
+from edgesparse.config import DetectorSpec, InputSpec
 from edgesparse.errors import CalibrationError, ModelError
-from edgesparse.int8.placement import Placement, QdqPlan, plan
+from edgesparse.int8.placement import plan
 from edgesparse.int8.quantize import quantize
 from edgesparse.model.layers import layer_name
 from edgesparse.model.load import load, save
-from edgesparse.progress import Progress
-from edgesparse.sparsity.inspect import inspect
 
 BINS = {"yolov8-maps": 16, "nanodet-maps": 8}
-
-
-@dataclass(frozen=True)
-class StudentOptions:
-    """How the student differs from the teacher: `relu` and `sparse` (shares of all MACs, 0 to 1, in layers with ReLU
-    behind them, and in layers that are 2:4; `relu` 1: ReLU everywhere), `int8`.
-
-    `minutes`, `steps`, `batch` and `rate` (learning rate, relative to the weights) describe the training; None for what
-    suits the machine that trains.
-    """
-
-    relu: float = 0.0
-    sparse: float = 0.0
-    int8: bool = False
-    minutes: float = 10.0
-    steps: int = 1_000_000
-    batch: int | None = None
-    rate: float | None = None
 
 
 def channels_of(head: str, count: int) -> dict[str, Any]:
@@ -68,28 +48,6 @@ class PreparedLesson:
     teacher: ModelProto
     student: ModelProto
     values: dict[str, Any]
-    smooth: ModelProto | None = None
-    """The student before ReLU replaced its activations; None if nothing was replaced."""
-
-    def refitted(
-        self, pixels: NDArray[np.uint8], objects: Iterable[NDArray[np.float32]], folder: Path, progress: Progress
-    ) -> PreparedLesson:
-        """Return the lesson of a student whose layers are refitted to ReLU, if it replaced other activations.
-
-        `pixels`: as in `write`. `objects`: for each of `inputs`, where objects are, [1, height, width] from 0 to 1.
-        Layers stored in `folder` are not fitted again. Raises what `rebuild` raises.
-        """
-        if self.smooth is None:
-            return self
-        batches = partial(self.inputs, pixels)
-        student = refitted(self.student, self.smooth, batches, objects, folder, progress)
-        return replace(self, student=student, smooth=None)
-
-    def inputs(self, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        """Yield the images that layers are refitted on, at most FITTED of `pixels`, as the networks take them."""
-        mean, std = (np.array(self.values[name], np.float32).reshape(3, 1, 1) for name in ("mean", "std"))
-        for image in pixels[:: -(-len(pixels) // FITTED)]:
-            yield (image[None] * np.float32(self.values["scale"]) - mean) / std
 
     def write(self, folder: Path, pixels: NDArray[np.uint8]) -> None:
         """Write the files that `edgesparse.training.distill` reads.
@@ -102,46 +60,36 @@ class PreparedLesson:
         (folder / "distill.json").write_text(json.dumps(self.values, indent=1))
 
 
-def prepare_lesson(
-    teacher: ModelProto,
-    student: ModelProto,
-    spec: DetectorSpec,
-    options: StudentOptions,
-    relu_at: Collection[str] | None = None,
-) -> PreparedLesson:
-    """Change the student as `options` say, and find what is compared.
-
-    `student`: the teacher itself, or a changed network with the same outputs. `relu_at`: the tensors whose activation
-    ReLU replaces, with `options.relu`; None for all. Where some stay smooth, the layers in front of these stay dense:
-    no sparse INT8 kernel has SiLU behind it. Raises ModelError, naming the node, if the maps cannot be found or
-    learned.
-    """
-    values = compared(teacher, student, spec)
-    smooth = student if options.relu else None
-    if options.relu:
-        student = with_relu(student, relu_at)
-    if options.sparse:
-        wiring = Editor(student, copy=False).wiring
-        kept = list(values["maps"])
-        if options.relu:
-            smooth_at = (smooth_source(wiring, node) for node in student.graph.node)
-            kept += [name for name in smooth_at if name in wiring.producer]
-        student = with_2to4(student, options.sparse, [layer_name(wiring.producer[name]) for name in kept])
+def prepare_lesson(start: Start, spec: DetectorSpec, options: StudentOptions) -> PreparedLesson:
+    """Return the training from this start. Raises ModelError, naming the node, if the maps cannot be learned."""
+    values = compared(start.teacher, start.student, spec, leave_out=start.equalized)
     values |= {
-        "placement": placement_of(student),
+        "placement": placement_of(start.student),
         "minutes": options.minutes,
         "steps": options.steps,
         **{name: value for name in ("batch", "rate") if (value := getattr(options, name)) is not None},
+        **start.rounding,
     }
-    if options.int8:
-        values |= rounding(plan(student, values["placement"]))
-    return PreparedLesson(teacher, student, values, smooth)
+    return PreparedLesson(start.teacher, start.student, values)
 
 
-def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec, features: int = FEATURES) -> dict[str, Any]:
+def network_inputs(pixels: NDArray[np.uint8], spec: InputSpec) -> Iterator[NDArray[np.float32]]:
+    """Yield images [1, 3, H, W], as the networks take them, of `pixels`: uint8 [N, 3, H, W], the input's colors."""
+    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (spec.mean, spec.std))
+    for image in pixels:
+        yield (image[None] * np.float32(spec.scale) - mean) / std
+
+
+def compared(
+    teacher: ModelProto,
+    student: ModelProto,
+    spec: DetectorSpec,
+    features: int = FEATURES,
+    leave_out: Collection[str] = (),
+) -> dict[str, Any]:
     """Return those values of a training.lessons.Lesson that say what is compared, and how pixels become the input.
 
-    `features`: the most tensors inside the networks.
+    `features`, `leave_out`: as `shared_features` takes them.
     Raises ModelError, naming the node, if the maps cannot be found or learned.
     """
     try:
@@ -149,9 +97,11 @@ def compared(teacher: ModelProto, student: ModelProto, spec: DetectorSpec, featu
     except ModelError as error:
         raise ModelError(f"{error}: this model cannot be trained here; leave out the training") from error
     count = _channels(teacher, student, maps)
+    inside, shifted = shared_features(teacher, student, maps, features, leave_out)
     return {
         "maps": maps,
-        "features": shared_features(teacher, student, maps, features),
+        "features": inside,
+        "shifted": shifted,
         "spec": channels_of(FAMILIES.get(spec.head, spec.head), count),
         "scale": spec.input.scale,
         "mean": list(spec.input.mean),
@@ -186,18 +136,6 @@ def _shown(shape: Sequence[int] | None) -> str:
     return "missing" if shape is None else "x".join(map(str, shape))
 
 
-def placement_of(student: ModelProto) -> Placement:
-    """Where Q/DQ pairs go: directly after the layers if any layer is 2:4, since sparse kernels need that."""
-    return "sparse" if any(layer.state == "sparse" for layer in inspect(student).layers) else "fuse"
-
-
-def rounding(qdq: QdqPlan) -> dict[str, Any]:
-    """Return those values of a training.lessons.Lesson that say what is rounded to INT8."""
-    readers = {name: {node: sorted(places) for node, places in by.items()} for name, by in qdq.readers.items()}
-    layers = [layer_name(kernel.node) for kernel in qdq.kernels]
-    return {"readers": readers, "scales_of": qdq.scales_of, "int8_layers": layers}
-
-
 def read_result(folder: Path) -> tuple[ModelProto, dict[str, Any]]:
     """Return the trained student, with Q/DQ pairs if it was trained in INT8, and the training's report.
 
@@ -209,7 +147,13 @@ def read_result(folder: Path) -> tuple[ModelProto, dict[str, Any]]:
     if scales:
         missing: Sequence[str] = [name for name, scale in scales.items() if scale <= 0]
         if missing:
-            raise CalibrationError(f"the training never computed {missing[0]}: train longer, or without INT8")
-        placement = json.loads((folder / "distill.json").read_text())["placement"]
-        model, _ = quantize(model, scales, placement=placement)
+            raise CalibrationError(f"the training lost the range of {missing[0]}: train with a smaller --rate")
+        model = rounded(model, json.loads((folder / "distill.json").read_text()), scales)
     return model, report
+
+
+def rounded(model: ModelProto, values: Mapping[str, Any], scales: Mapping[str, float]) -> ModelProto:
+    """Return the student with Q/DQ pairs where the values of its lesson say that it was rounded in training."""
+    names = (layer_name(kernel.node) for kernel in plan(model, values["placement"]).kernels)
+    keep = [name for name in names if name not in values["int8_layers"]]
+    return quantize(model, scales, placement=values["placement"], keep=keep)[0]

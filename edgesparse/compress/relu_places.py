@@ -11,6 +11,7 @@ from onnx import ModelProto
 from edgesparse.compress.cost import sparse_gains
 from edgesparse.compress.editor import Editor
 from edgesparse.compress.student import smooth_source, with_relu
+from edgesparse.errors import ModelError
 from edgesparse.model import activations
 from edgesparse.model.activations import Batches, stream
 from edgesparse.model.layers import layer_name
@@ -61,26 +62,28 @@ def relu_gains(model: ModelProto, board: Board, precision: str) -> dict[str, flo
     return {name: ms for name, ms in gains.items() if name in behind and name not in before}
 
 
-def choose(model: ModelProto, changes: Mapping[str, float], share: float) -> list[str]:
-    """Return the tensors whose activation ReLU replaces: behind layers that have `share` (0 to 1) of all
-    multiply-accumulates, or all that there are.
+def choose(model: ModelProto, changes: Mapping[str, float], share: float, needed: Collection[str] = ()) -> list[str]:
+    """Return the tensors whose activation ReLU replaces: behind layers that have `share` (0 to 1) of the
+    multiply-accumulates of all layers that can be 2:4, since only these gain a sparse INT8 kernel.
 
-    `changes`: what each replacement changes (`measure`). Layers that can be 2:4 come first, since only these gain a
-    sparse INT8 kernel; among them, those that change the outputs least for their work.
+    `changes`: what each replacement changes (`measure`). After those in `needed`, those come first that change the
+    outputs least for their work. Raises ModelError if there are none.
     """
-    report, producer = inspect(model), Wiring(model.graph).producer
-    layers = {layer.name: layer for layer in report.layers}
-    ranked = []
-    for name, change in changes.items():
-        layer = layers.get(layer_name(producer[name])) if name in producer else None
-        macs = (layer.macs or 0) if layer is not None else 0
-        ranked.append((layer is None or not layer.eligible, change / max(macs, 1), macs, name))
-    missing, chosen = share * sum(layer.macs or 0 for layer in report.layers), list[str]()
-    for _, _, macs, name in sorted(ranked):
-        if missing <= 0 and share < 1:
+    producer, eligible = (
+        Wiring(model.graph).producer,
+        {layer.name: layer.macs or 0 for layer in inspect(model).eligible},
+    )
+    layers = {name: layer_name(producer[name]) for name in changes if name in producer}
+    macs = {name: eligible[layer] for name, layer in layers.items() if layer in eligible}
+    ranked = sorted(macs, key=lambda name: (name not in needed, changes[name] / max(macs[name], 1), name))
+    missing, chosen = share * sum(eligible.values()), list[str]()
+    for name in ranked:
+        if missing <= 0:
             break
         chosen.append(name)
-        missing -= macs
+        missing -= macs[name]
+    if not chosen:
+        raise ModelError("no layer that can be 2:4 has SiLU or HardSwish behind it: pass --relu without a number")
     return chosen
 
 

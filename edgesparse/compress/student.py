@@ -1,35 +1,52 @@
-"""The student of a distillation: the teacher with ReLU instead of smooth activations, and some layers 2:4."""
+"""The student of a distillation: what it differs in, ReLU in place of smooth activations, and what it has in common."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
 from edgesparse.compress.editor import Editor
 from edgesparse.errors import ModelError
-from edgesparse.model.activations import Batches
 from edgesparse.model.layers import layer_name
 from edgesparse.model.threads import blas_on_one_core
-from edgesparse.model.weights import weight_of
 from edgesparse.model.wiring import Array, Wiring, attribute
 from edgesparse.progress import Progress
-from edgesparse.sparsity import mask
-from edgesparse.sparsity.inspect import inspect
-from edgesparse.sparsity.position_weights import PositionWeights
 from edgesparse.sparsity.rebuild import FitData, States, rebuild
+from edgesparse.sparsity.swapped import replaced
 
 FEATURES = 40
 """The most tensors inside the networks that a training compares."""
 FITTED = 128
-"""The most images that layers are refitted on."""
+"""The most images that layers are refitted on where only ReLU replaced activations."""
 POSITIONS = 200_000
 """The most positions of a map that a layer is refitted on."""
-METHOD = "1"
+METHOD = "2"
 """Part of the key of refitted layers. Increase it if the method changes: layers of another method are not reused."""
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """How the student differs from the teacher.
+
+    `relu` and `sparse`: in layers with this share (0 to 1) of the multiply-accumulates of all layers that can be 2:4,
+    as `prune` takes shares, ReLU replaces a smooth activation behind the layer, and the layer becomes 2:4; `relu` 1:
+    ReLU everywhere. `int8`: weights and activations are rounded.
+
+    `minutes`, `steps`, `batch` and `rate` (learning rate, relative to the weights) describe the training; None for what
+    suits the machine that trains.
+    """
+
+    relu: float = 0.0
+    sparse: float = 0.0
+    int8: bool = False
+    minutes: float = 10.0
+    steps: int = 1_000_000
+    batch: int | None = None
+    rate: float | None = None
 
 
 def with_relu(model: ModelProto, only: Collection[str] | None = None) -> ModelProto:
@@ -52,23 +69,15 @@ def with_relu(model: ModelProto, only: Collection[str] | None = None) -> ModelPr
 
 
 def refitted(
-    student: ModelProto,
-    smooth: ModelProto,
-    batches: Batches,
-    objects: Iterable[NDArray[np.float32]],
-    folder: Path,
-    progress: Progress,
+    student: ModelProto, data: FitData, folder: Path, progress: Progress, names: Collection[str] = ()
 ) -> ModelProto:
-    """Return `student` with its layers refitted to `smooth`, from which it differs in that ReLU replaced activations.
+    """Return `student` with the layers `names` 2:4, and layers refitted on `data`.
 
-    `batches`: at most FITTED. `objects`: for each of them, where objects are, [1, height, width] from 0 to 1. Layers
-    stored in `folder` are not fitted again. Raises what `rebuild` raises.
+    Layers stored in `folder` are not fitted again. Raises what `rebuild` raises.
     """
-    progress("finding objects", 0, 0)
-    data = FitData(batches, PositionWeights.of(objects), original=smooth, positions=POSITIONS)
-    state = States(folder, student, data, METHOD).of("relu")
+    state = States(folder, student, data, METHOD).of(",".join(sorted(names)))
     with blas_on_one_core():
-        return rebuild(student, (), data, state, progress)[0]
+        return rebuild(student, names, data, state, progress)[0]
 
 
 def smooth_source(wiring: Wiring, node: NodeProto) -> str | None:
@@ -84,50 +93,35 @@ def smooth_source(wiring: Wiring, node: NodeProto) -> str | None:
     return None
 
 
-def with_2to4(model: ModelProto, share: float, keep: Collection[str] = ()) -> ModelProto:
-    """Return a copy in which layers with `share` of all multiply-accumulates (0 to 1), or all eligible ones, are 2:4.
+def shared_features(
+    teacher: ModelProto,
+    student: ModelProto,
+    maps: Collection[str],
+    most: int = FEATURES,
+    leave_out: Collection[str] = (),
+) -> tuple[list[str], list[str]]:
+    """Return at most that many tensors inside the networks, spread over the depth, which both have in the same shape,
+    and those of them that ReLU computes in the student, in place of another activation.
 
-    Weights are chosen by magnitude; layers that lose the least of it come first. Layers in `keep` stay dense.
-    """
-    report = inspect(model)
-    missing = share * sum(layer.macs or 0 for layer in report.layers)
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    wiring = Wiring(copy.graph)
-    nodes = {layer_name(node): node for node in copy.graph.node}
-    ranked = []
-    for layer in report.layers[1:]:
-        if layer.eligible and layer.name not in keep and layer.op == "Conv":
-            weight = weight_of(wiring, nodes[layer.name])
-            stays = mask.mask_2to4(weight.values, weight.axis)
-            kept = float((np.abs(weight.values) * stays).sum() / max(float(np.abs(weight.values).sum()), 1e-12))
-            ranked.append((kept, layer.macs or 0, weight.source, weight.stored * weight.in_storage(stays)))
-    for _, macs, source, values in sorted(ranked, key=lambda entry: -entry[0]):
-        if missing <= 0:
-            break
-        wiring.store(source, values.astype(np.float32, copy=False))
-        missing -= macs
-    return copy
-
-
-def shared_features(teacher: ModelProto, student: ModelProto, maps: Collection[str], most: int = FEATURES) -> list[str]:
-    """Return outputs of at most that many plain convolutions, spread over the depth, which both networks have in the
-    same shape.
+    These equal the teacher's but for a constant per channel (`sparsity.swapped`). The others are outputs of plain
+    convolutions. `leave_out`: outputs of layers and activations that have another scale in the student.
     """
     first, second = Editor(teacher, copy=False), Editor(student, copy=False)
-    names = [
-        node.output[0]
-        for node in first.graph.node
-        if node.op_type == "Conv"
-        and attribute(node, "group", 1) == 1
-        and node.output[0] not in maps
-        and first.shape(node.output[0]) is not None
-        and first.shape(node.output[0]) == second.shape(node.output[0])
-    ]
     behind = _before(first, maps)
-    names = [name for name in names if name in behind]
-    places: Array = np.unique(np.linspace(0, len(names) - 1, most).round().astype(int)) if names else np.array([], int)
-    return [names[i] for i in places]
+    pairs = []
+    for node in first.graph.node:
+        name = node.output[0]
+        if node.op_type != "Conv" or attribute(node, "group", 1) > 1 or name in maps or name not in behind:
+            continue
+        if first.shape(name) is None or first.shape(name) != second.shape(name):
+            continue
+        swapped = replaced(first.wiring, second.wiring, name) is not None
+        after = next((reader.output[0] for reader in second.wiring.consumers[name]), name)
+        if name not in leave_out and after not in leave_out:
+            pairs.append((after if swapped else name, swapped))
+    places: Array = np.unique(np.linspace(0, len(pairs) - 1, most).round().astype(int)) if pairs else np.array([], int)
+    chosen = [pairs[i] for i in places]
+    return [name for name, _ in chosen], [name for name, swapped in chosen if swapped]
 
 
 def _before(editor: Editor, names: Collection[str]) -> set[str]:

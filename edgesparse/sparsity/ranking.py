@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -65,6 +65,20 @@ def rank(
                 changes[layer_name(node)] = _alone(source, held_out, at, outputs, state, fitted)
     ranked = [Choice(name, by_name[name][0], change) for name, change in changes.items()]
     return sorted(ranked, key=lambda choice: choice.change / by_name[choice.name][1])
+
+
+def take(ranked: Sequence[Choice], macs: float) -> list[str]:
+    """Return the first names of `ranked` that make up `macs`, without the most sensitive ones that are not needed for
+    it.
+    """
+    total = np.cumsum([choice.macs for choice in ranked])
+    taken = ranked[: int(np.searchsorted(total, macs - 1e-9)) + 1]
+    spare, names = sum(choice.macs for choice in taken) - macs, [choice.name for choice in taken]
+    for choice in sorted(taken, key=lambda choice: choice.change, reverse=True):
+        if choice.macs <= spare:
+            spare -= choice.macs
+            names.remove(choice.name)
+    return names
 
 
 def _split(data: FitData) -> tuple[FitData, Batches]:

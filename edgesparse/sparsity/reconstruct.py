@@ -9,7 +9,7 @@ sensitivity (`ranking`) and, if labels are available, by the score. `Task.refine
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -33,7 +33,7 @@ from edgesparse.sparsity.inspect import InspectedLayer, inspect
 from edgesparse.sparsity.permute import permute
 from edgesparse.sparsity.position_weights import PositionWeights
 from edgesparse.sparsity.prune import chosen
-from edgesparse.sparsity.ranking import Choice, rank
+from edgesparse.sparsity.ranking import Choice, rank, take
 from edgesparse.sparsity.rebuild import FitData, States, rebuild, refit_obstacle
 from edgesparse.sparsity.reconstruct_report import ReconstructReport, describe
 from edgesparse.sparsity.search import Search
@@ -54,14 +54,16 @@ class ReconstructOptions:
     `layers`: names, None for every eligible layer, or "auto": as many as `max_drop` points (default 1) allow, or the
     least sensitive layers that make up `share` (0 to 1) of the eligible MACs. `max_drop` and `share` imply "auto".
     `gains`: what 2:4 saves in each layer, by name, in any unit; MACs by default. A layer that saves nothing stays
-    dense. `reorder`: reorder channels first if no layer is 2:4 yet; that alone does not change outputs. `state_dir`: a
-    folder from which an interrupted call continues if it is repeated.
+    dense. `also`: what 2:4 in a layer changes besides, by name, in the unit of `Choice.change`, such as by ReLU that it
+    needs behind it. `reorder`: reorder channels first if no layer is 2:4 yet; that alone does not change outputs.
+    `state_dir`: a folder from which an interrupted call continues if it is repeated.
     """
 
     layers: Collection[str] | Literal["auto"] | None = None
     max_drop: float | None = None
     share: float | None = None
     gains: Mapping[str, float] | None = None
+    also: Mapping[str, float] = field(default_factory=dict)
     reorder: bool = True
     state_dir: Path | None = None
 
@@ -118,7 +120,27 @@ def reconstruct(
     Raises SparsityError (no eligible layer, a named layer that cannot be refitted, non-finite weights, `share` not
     possible within `max_drop`) and CalibrationError (no or bad batches, no score where one is needed).
     """
-    options, task = options or ReconstructOptions(), task or Task()
+    options = options or ReconstructOptions()
+    run = _prepared(model, batches, options, task or Task(), progress)
+    with blas_on_one_core():
+        return run.choose() if options.auto else run.result([layer.name for layer in run.eligible])
+
+
+def least_sensitive(
+    model: ModelProto, batches: Batches, options: ReconstructOptions, task: Task, progress: Progress = quiet
+) -> list[str]:
+    """Return the layers that `reconstruct` makes 2:4 for `options.share`, which must be set, without `max_drop`.
+
+    Raises what `reconstruct` raises.
+    """
+    run = _prepared(model, batches, options, task, progress)
+    with blas_on_one_core():
+        return run.taken(run.ranked())
+
+
+def _prepared(
+    model: ModelProto, batches: Batches, options: ReconstructOptions, task: Task, progress: Progress
+) -> _Reconstruction:
     options.check(task.score)
     require_finite(model)
     layers, eligible, skipped = _layers(model, batches, options.names)
@@ -126,9 +148,7 @@ def reconstruct(
     reorder = options.reorder and not any(layer.sparse for layer in layers)
     data = FitData(batches, weights)
     states = States(options.state_dir, model, data, str(METHOD))
-    run = _Reconstruction(model, data, options, task, progress, layers, eligible, skipped, reorder, states)
-    with blas_on_one_core():
-        return run.choose() if options.auto else run.result([layer.name for layer in eligible])
+    return _Reconstruction(model, data, options, task, progress, layers, eligible, skipped, reorder, states)
 
 
 def sensitivity(
@@ -138,30 +158,14 @@ def sensitivity(
 
     Raises what `reconstruct` raises for the model and the images.
     """
-    require_finite(model)
-    _, eligible, _ = _layers(model, batches, None)
-    data = FitData(batches, None if task.objects is None else PositionWeights.of(task.objects))
-    states = States(options.state_dir, model, data, str(METHOD))
     with blas_on_one_core():
-        return _ranked(model, _gaining(eligible, options.gains), data, task, states, progress)
+        return _prepared(model, batches, options, task, progress).ranked()
 
 
 def _gaining(eligible: Sequence[InspectedLayer], gains: Mapping[str, float] | None) -> dict[InspectedLayer, float]:
     """The layers that gain from 2:4, and how much; MACs by default."""
     known = {layer.name: float(layer.macs or 0) for layer in eligible} if gains is None else gains
     return {layer: gain for layer in eligible if (gain := known.get(layer.name, 0.0)) > 0}
-
-
-def _ranked(
-    model: ModelProto,
-    gains: Mapping[InspectedLayer, float],
-    data: FitData,
-    task: Task,
-    states: States,
-    progress: Progress,
-) -> list[Choice]:
-    state = states.of("rank" if task.read is None else "rank, outputs read")
-    return rank(model, gains, data, task.read, state, progress)
 
 
 def _layers(
@@ -205,23 +209,40 @@ class _Reconstruction:
         """Return the layers that change the outputs least for what they save: `share` of the MACs, or all within the
         drop.
         """
-        share, max_drop = self.options.share or 0.0, self.options.allowed_drop
-        macs = {layer.name: float(layer.macs or 0) for layer in self.eligible}
-        gains = _gaining(self.eligible, self.options.gains)
-        possible = sum(macs[layer.name] for layer in gains) / max(1.0, sum(macs.values()))
+        ranked, max_drop = self.ranked(), self.options.allowed_drop
+        if max_drop is None:
+            return self.result(self.taken(ranked), ranked)
+        return self._search(ranked, self.options.share or 0.0, max_drop)
+
+    def ranked(self) -> list[Choice]:
+        """Return the layers that gain from 2:4, the least change for what they gain first. Raises SparsityError if they
+        do not make up the share.
+        """
+        share, gains = self.options.share or 0.0, _gaining(self.eligible, self.options.gains)
+        possible = sum(layer.macs or 0 for layer in gains) / max(1.0, self._macs)
         if possible < max(share, 1e-9):
             raise SparsityError(
                 f"layers that gain from 2:4 make up {possible:.0%} of the eligible MACs: needed {share:.0%}; "
                 "ask for a smaller share"
             )
-        ranked = _ranked(self.model, gains, self.data, self.task, self.states, self.progress)
-        if max_drop is None:
-            return self.result(_take(ranked, share * sum(macs.values())), ranked)
-        return self._search(ranked, share, max_drop)
+        state = self.states.of("rank" if self.task.read is None else "rank, outputs read")
+        ranked = rank(self.model, gains, self.data, self.task.read, state, self.progress)
+        also = self.options.also
+        gain = {layer.name: value for layer, value in gains.items()}
+        whole = [replace(choice, change=choice.change + also.get(choice.name, 0.0)) for choice in ranked]
+        return sorted(whole, key=lambda choice: choice.change / gain[choice.name])
+
+    def taken(self, ranked: Sequence[Choice]) -> list[str]:
+        """Return the first of `ranked` that make up the share."""
+        return take(ranked, (self.options.share or 0.0) * self._macs)
+
+    @property
+    def _macs(self) -> float:
+        return float(sum(layer.macs or 0 for layer in self.eligible))
 
     def _search(self, ranked: Sequence[Choice], share: float, max_drop: float) -> Result:
         """Return as many of `ranked` as fit within `max_drop`, and at least `share`, by trial."""
-        saved = np.cumsum([choice.macs for choice in ranked]) / max(1, sum(layer.macs or 0 for layer in self.eligible))
+        saved = np.cumsum([choice.macs for choice in ranked]) / max(1.0, self._macs)
         low = int(np.searchsorted(saved, share - 1e-9)) + 1 if share else 0
         best = self.result([choice.name for choice in ranked[:low]], ranked)
         if _drop(best) > max_drop:
@@ -230,9 +251,9 @@ class _Reconstruction:
                 "ask for a smaller share, or allow more"
             )
         search = Search(saved, STEP, max_drop)
-        return search.run(low, best, lambda count: self.result(self._taken(ranked, count), ranked), _drop)
+        return search.run(low, best, lambda count: self.result(self._first(ranked, count), ranked), _drop)
 
-    def _taken(self, ranked: Sequence[Choice], count: int) -> list[str]:
+    def _first(self, ranked: Sequence[Choice], count: int) -> list[str]:
         """Return the first `count` of `ranked` or, if gains are known, those layers that gain the most and change the
         outputs as little.
         """
@@ -273,17 +294,3 @@ class _Reconstruction:
 
 def _drop(result: Result) -> float:
     return result[1].drop or 0.0
-
-
-def _take(ranked: Sequence[Choice], macs: float) -> list[str]:
-    """Return the first names of `ranked` that make up `macs`, without the most sensitive ones that are not needed for
-    it.
-    """
-    total = np.cumsum([choice.macs for choice in ranked])
-    taken = ranked[: int(np.searchsorted(total, macs - 1e-9)) + 1]
-    spare, names = sum(choice.macs for choice in taken) - macs, [choice.name for choice in taken]
-    for choice in sorted(taken, key=lambda choice: choice.change, reverse=True):
-        if choice.macs <= spare:
-            spare -= choice.macs
-            names.remove(choice.name)
-    return names

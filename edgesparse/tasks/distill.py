@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from edgesparse.builder.objects import box_reader, object_masks
 from edgesparse.builder.prepare import detector_spec
-from edgesparse.compress.lesson import PreparedLesson, StudentOptions, prepare_lesson, read_result
-from edgesparse.compress.relu_places import choose, measure
+from edgesparse.compress.lesson import PreparedLesson, compared, network_inputs, prepare_lesson, read_result
+from edgesparse.compress.start import StartData, sparse_gains, start
+from edgesparse.compress.student import StudentOptions, with_relu
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.disk import check_folder, storing
 from edgesparse.errors import ConfigError
@@ -98,10 +99,11 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
     progress("reading the model", 0, 0)
     teacher = load(recipe.model)
     spec = detector_spec(teacher, recipe)
-    lesson = _lesson(teacher, spec, options)
+    student = load(options.student) if options.student else None
+    _check(teacher, student, spec, options.changes)
     scorer = ModelScorer(spec, labels, partial(progress, "scoring")) if labels else None
     before = scorer.reference(teacher) if scorer else None
-    trained, report = _train(folder, lesson, spec, options, progress)
+    trained, report = _train(folder, teacher, student, spec, options, progress)
     after = scorer(trained) if scorer else None
     progress("writing", 0, 0)
     write(output, partial(save, trained))
@@ -111,55 +113,50 @@ def distill_file(target: Target, output: Path, options: DistillOptions, progress
     return DistillResult(name, output, report, before, after)
 
 
-def _lesson(
-    teacher: Model, spec: DetectorSpec, options: DistillOptions, relu_at: Sequence[str] | None = None
-) -> PreparedLesson:
-    """Return what the student learns. Raises ModelError, naming the node, if it cannot learn from the teacher."""
+def _check(teacher: Model, student: Model | None, spec: DetectorSpec, changes: StudentOptions) -> None:
+    """Raise ModelError, naming the node, if the student cannot learn from the teacher."""
     from edgesparse.training.lessons import Lesson
+
+    original = student or teacher
+    if changes.sparse:
+        sparse_gains(original, changes)
+    changed = with_relu(original) if changes.relu else original
+    lesson = Lesson.of(compared(teacher, changed, spec))
+    for model in (teacher, changed):
+        lesson.network(model)
+
+
+def start_data(teacher: Model, spec: DetectorSpec, pixels: NDArray[np.uint8], folder: Path) -> StartData:
+    """Return the data for a student's start: the images that are not held out of the training.
+
+    `pixels`: as `PreparedLesson.write` takes them. What is stored in `folder` is not computed again.
+    """
+    from edgesparse.training.lessons import split
+
+    batches = partial(network_inputs, pixels[split(len(pixels))[1]], spec.input)
+    return StartData(batches, lambda some: object_masks(teacher, some, spec), box_reader(spec), folder)
+
+
+def prepared(
+    teacher: Model,
+    student: Model | None,
+    spec: DetectorSpec,
+    changes: StudentOptions,
+    data: StartData,
+    progress: Progress,
+) -> PreparedLesson:
+    """Return the training of `student`, or of a copy of the teacher (None), from its start.
+
+    Raises what `start` raises.
+    """
     from edgesparse.training.steps import settings
 
-    student = load(options.student) if options.student else teacher
-    prepared = prepare_lesson(teacher, student, spec, options.changes, relu_at)
-    prepared = replace(prepared, values={**settings(), **prepared.values})
-    lesson = Lesson.of(prepared.values)
-    for model in (teacher, prepared.student):
-        lesson.network(model)
-    return prepared
-
-
-def relu_places(
-    lesson: PreparedLesson, pixels: NDArray[np.uint8], spec: DetectorSpec, share: float, folder: Path, advance: Progress
-) -> list[str]:
-    """Return the tensors whose activation ReLU replaces: behind layers with `share` of all MACs, those that it changes
-    least on images not held out.
-
-    `lesson`: with ReLU everywhere. `pixels`: as in `PreparedLesson.write`. Measurements in `folder` are not repeated.
-    """
-    from edgesparse.training.lessons import split
-
-    assert lesson.smooth is not None
-    others = pixels[split(len(pixels))[1]]
-    batches = partial(lesson.inputs, others)
-    changes = measure(lesson.smooth, batches, box_reader(spec), folder / "relu", advance)
-    return choose(lesson.smooth, changes, share)
-
-
-def refitted(
-    lesson: PreparedLesson, pixels: NDArray[np.uint8], spec: DetectorSpec, folder: Path, progress: Progress
-) -> PreparedLesson:
-    """Return the lesson with its student refitted, if ReLU replaced other activations, on the images not held out.
-
-    `pixels`: as in `PreparedLesson.write`. What is stored in `folder` is not computed again.
-    """
-    from edgesparse.training.lessons import split
-
-    others = pixels[split(len(pixels))[1]]
-    objects = object_masks(lesson.teacher, partial(lesson.inputs, others), spec)
-    return lesson.refitted(others, objects, folder / "refitted", progress)
+    lesson = prepare_lesson(start(teacher, student, changes, data, progress), spec, changes)
+    return replace(lesson, values={**settings(), **lesson.values})
 
 
 def _train(
-    folder: Path, lesson: PreparedLesson, spec: DetectorSpec, options: DistillOptions, progress: Progress
+    folder: Path, teacher: Model, student: Model | None, spec: DetectorSpec, options: DistillOptions, progress: Progress
 ) -> tuple[Model, dict[str, Any]]:
     from edgesparse.training.distill import distill
 
@@ -169,9 +166,7 @@ def _train(
         raise ConfigError(f"found {len(pixels)} image, needed two or more: one judges, the others train")
     with storing(folder):
         make_folder(folder)
-        if 0 < (share := options.changes.relu) < 1:
-            places = relu_places(lesson, pixels, spec, share, folder, progress)
-            lesson = _lesson(lesson.teacher, spec, options, places)
-        refitted(lesson, pixels, spec, folder, progress).write(folder, pixels)
+        data = start_data(teacher, spec, pixels, folder)
+        prepared(teacher, student, spec, options.changes, data, progress).write(folder, pixels)
         distill(folder, progress)
     return read_result(folder)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from edgesparse.builder.objects import object_masks
 from edgesparse.compress.relu_places import places, with_relu_at
-from edgesparse.compress.student import FITTED, refitted
+from edgesparse.compress.student import FITTED, POSITIONS, refitted
 from edgesparse.int8.equalize import evenable
 from edgesparse.model.activations import spread
 from edgesparse.model.load import Model
 from edgesparse.model.wiring import Wiring
 from edgesparse.progress import Progress
+from edgesparse.sparsity.position_weights import PositionWeights
+from edgesparse.sparsity.rebuild import FitData
 from edgesparse.tasks.inputs import ScoredModel
 
 
@@ -51,4 +53,6 @@ def relu_refitted(scored: ScoredModel, names: Collection[str], folder: Path, pro
         return scored.model
     images = spread(scored.images, FITTED)
     objects = object_masks(scored.model, images, scored.spec)
-    return refitted(changed, scored.model, images, objects, folder, progress)
+    progress("finding objects", 0, 0)
+    data = FitData(images, PositionWeights.of(objects), scored.model, POSITIONS)
+    return refitted(changed, data, folder, progress)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgesparse.compress.lesson import compared, rounding
+from edgesparse.compress.lesson import compared
+from edgesparse.compress.start import rounding
 from edgesparse.config import DetectorSpec
 from edgesparse.int8.placement import QdqPlan
 from edgesparse.int8.recover import Train

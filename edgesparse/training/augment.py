@@ -49,9 +49,11 @@ def augmented(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def mixed(images: Tensor, count: int, strong: int, generator: torch.Generator) -> Tensor:
-    """Return `count` images as `varied` does, but the first `strong` (less than `count`) as `augmented` does."""
+    """Return `count` images as `varied` does, but the first `strong` as `augmented` does."""
     if strong == 0:
         return varied(images, count, generator)
+    if strong >= count:
+        return augmented(images, count, generator)
     return torch.cat([augmented(images, strong, generator), varied(images, count - strong, generator)])
 
 

@@ -27,19 +27,24 @@ from edgesparse.progress import Progress
 from edgesparse.training.lessons import Lesson, in_order, split
 from edgesparse.training.moving import MEASURED, MOVING, MovingMasks, input_sizes
 from edgesparse.training.network import Network
-from edgesparse.training.quantizer import Quantizer
 from edgesparse.training.steps import INT8_RATE, LAYOUTS, Steps, save_checkpoint, schedule, step_sizes
 
-METHOD = "relative steps, best kept"
+METHOD = "relative steps, best kept, judged in INT8"
 """How weights move: a checkpoint of another method is of another training."""
 INT8_FROM = 0.6
-"""Share of the training from which values are rounded to INT8."""
-OBSERVED = 8
-"""Batches on which ranges are measured before values are rounded."""
+"""Share of the training from which values are rounded to INT8: steps with rounding take several times as long. What is
+kept is judged with rounding from the start.
+"""
 SAVE_EVERY = 20.0
 """Seconds between checkpoints."""
 WARM = 100
 """Steps over which the learning rate rises."""
+STRAYED = 1.05
+"""From this multiple of the least error on, the training goes back to the weights that had it, and takes smaller steps:
+a refitted student is close to its original, and how fast is too fast depends on it.
+"""
+SLOWER = 0.3
+"""Factor of the learning rate each time that it goes back."""
 STAYS = 0.999
 """How much of the averaged weights, which are the result, stays per step; less in the first steps."""
 
@@ -53,7 +58,9 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
     """Per checkpoint: `seconds`, `step`, `loss` over the last steps, `held_out` (loss of the averaged weights)."""
     least: float | None = None
-    """The smallest `held_out`, since values have been rounded if they are; those weights are the result."""
+    """The smallest `held_out`; those weights are the result."""
+    pace: float = 1.0
+    """Factor of the learning rate."""
 
 
 def distill(folder: Path, progress: Progress) -> dict[str, Any]:
@@ -72,6 +79,7 @@ class _Training:
         self.model = onnx.load(str(folder / "student.onnx"))
         self.teacher = lesson.network(onnx.load(str(folder / "teacher.onnx"))).to(device).eval().requires_grad_(False)
         self.student = lesson.student(self.model).to(device)
+        self.student.rounding = False
         for network in (self.teacher, self.student):
             network.to(memory_format=LAYOUTS[device.type])  # type: ignore[call-overload]
         self._load_images()
@@ -80,6 +88,7 @@ class _Training:
         self.sizes = step_sizes(self.student, inputs)
         self.masks = MovingMasks(self.student, self._dense(), inputs) if self.student.masks else None
         self.average = deepcopy(self.student).requires_grad_(False)
+        self.average.rounding = True
         self.best = deepcopy(self.average)
         self.steps = Steps(self.student, self.average, self._loss, self.sizes, self.masks, STAYS)
         self.state = State()
@@ -101,16 +110,12 @@ class _Training:
         return input_sizes(self.student, [self._input(self.images[:MEASURED])])
 
     def _dense(self) -> Network:
-        """What pruned weights start from: the teacher's if the student has all others of it, otherwise 0."""
-        weights = self.teacher.weights
-        kept = self.student.masks
-        alike = all(
-            key in weights
-            and weights[key].shape == mask.shape
-            and torch.equal(self.student.weights[key], weights[key] * mask)
-            for key, mask in kept.items()
-        )
-        return self.teacher if alike else self.student
+        """What pruned weights start from: the teacher's if it has the same layers with channels in the same order,
+        otherwise 0.
+        """
+        weights, ordered = self.teacher.weights, self.features and len(self.features) == len(self.lesson.features)
+        alike = all(key in weights and weights[key].shape == mask.shape for key, mask in self.student.masks.items())
+        return self.teacher if ordered and alike else self.student
 
     def run(self) -> dict[str, Any]:
         self._resume()
@@ -138,10 +143,9 @@ class _Training:
 
     def _step(self, done: float) -> None:
         lesson, step = self.lesson, self.state.step
-        if lesson.readers and done >= INT8_FROM and self._observing():
-            self._measure_ranges()
-        rate = lesson.rate * schedule(step, WARM, done)
-        if self._rounding():
+        self.student.rounding = done >= INT8_FROM
+        rate = lesson.rate * self.state.pace * schedule(step, WARM, done)
+        if lesson.readers and self.student.rounding:
             rate = min(rate, INT8_RATE)
         moving = done < MOVING
         if not self.steps.take(lesson.draw(self.images, step), step, rate, moving):
@@ -156,29 +160,6 @@ class _Training:
     def _input(self, pixels: Tensor) -> Tensor:
         return self.lesson.input(pixels).contiguous(memory_format=LAYOUTS[pixels.device.type])
 
-    def _rounding(self) -> bool:
-        return bool(self.lesson.readers) and not self._observing()
-
-    def _observing(self) -> bool:
-        return any(isinstance(m, Quantizer) and m.observing for m in self.student.quantizers.values())
-
-    def _measure_ranges(self) -> None:
-        with torch.no_grad():
-            for i in range(OBSERVED):
-                self.student(self._input(self.lesson.draw(self.images, self.state.step + i)))
-            for scale in self.student.quantizers.parameters():
-                self.sizes[scale].copy_(scale)
-        self._round(self.student)
-        for mean, own in zip(self.average.quantizers.values(), self.student.quantizers.values(), strict=True):
-            mean.load_state_dict(own.state_dict())
-        self._round(self.average)
-        self._round(self.best)
-        self.state.least = None  # of float values, with which what follows does not compare
-
-    def _round(self, network: Network) -> None:
-        for quantizer in network.quantizers.values():
-            quantizer.observing = False  # type: ignore[assignment]
-
     def _record(self) -> None:
         with torch.no_grad():
             parts = self.held_out.split(self.lesson.batch)  # type: ignore[no-untyped-call]
@@ -191,6 +172,10 @@ class _Training:
         if self.state.least is None or held_out < self.state.least:
             self.state.least = held_out
             self.best.load_state_dict(self.average.state_dict())
+        elif held_out > STRAYED * self.state.least:
+            self.state.pace *= SLOWER
+            for network in (self.student, self.average):
+                network.load_state_dict(self.best.state_dict())
 
     @property
     def _key(self) -> str:
@@ -204,7 +189,6 @@ class _Training:
             "average": self.average.state_dict(),
             "best": self.best.state_dict(),
             "optimizer": self.steps.state_dict(),
-            "rounding": self._rounding(),
         }
         save_checkpoint(self.folder / "checkpoint.pt", values)
 
@@ -220,11 +204,6 @@ class _Training:
         self.average.load_state_dict(saved["average"])
         self.best.load_state_dict(saved["best"])
         self.steps.load_state_dict(saved["optimizer"])
-        if saved["rounding"]:
-            for scale in self.student.quantizers.parameters():
-                self.sizes[scale].copy_(scale.detach())
-            for network in (self.student, self.average, self.best):
-                self._round(network)
 
     def _finish(self) -> dict[str, Any]:
         self.best.write_to(self.model)
@@ -236,7 +215,7 @@ class _Training:
             "features": self.features,
             **asdict(self.state),
             "best_step": next(row["step"] for row in self.state.history if row["held_out"] == self.state.least),
-            "scales": self.best.scales() if self._rounding() else {},
+            "scales": self.best.scales(),
         }
         (self.folder / "report.json").write_text(json.dumps(report, indent=1))
         return report

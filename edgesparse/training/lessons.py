@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -44,10 +44,10 @@ class MapsSpec:
 class Lesson:
     """What is trained and how: the contents of `distill.json`.
 
-    `maps`, `features`: tensors of both networks that the loss compares, the latter times `feature_weight`; `spec`: the
-    meaning of the maps' channels.
+    `maps`, `features`: tensors of both networks that the loss compares, the latter times `feature_weight`, and those of
+    them that are in `shifted` apart from a constant per channel; `spec`: the meaning of the maps' channels.
     `readers`, `scales_of`, `int8_layers`, `placement`: where values are rounded to INT8 (QdqPlan), empty without INT8;
-    `scales`: of each quantized tensor at the start, otherwise measured. `scale`, `mean`, `std`: how pixels 0..255
+    `scales`: of each quantized tensor at the start. `scale`, `mean`, `std`: how pixels 0..255
     become the input. Training ends after `minutes` or `steps`, whichever comes first. `strong`: how many images per
     batch are changed strongly.
     """
@@ -55,6 +55,7 @@ class Lesson:
     maps: Sequence[str]
     features: Sequence[str]
     spec: MapsSpec
+    shifted: Sequence[str] = ()
     readers: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     scales_of: dict[str, str] = field(default_factory=dict)
     int8_layers: Sequence[str] = ()
@@ -117,7 +118,7 @@ class Lesson:
             target = teacher(images)
         own = student(images)
         maps = [{name: values[name] for name in self.maps} for values in (own, target)]
-        inside = self.feature_weight * feature_loss(own, target, features)
+        inside = self.feature_weight * feature_loss(own, target, features, self.shifted)
         return output_loss(maps[0], maps[1], self.spec) + inside
 
     @property
@@ -177,13 +178,21 @@ def _box_error(rows: Tensor, targets: Tensor, spec: MapsSpec) -> Tensor:
     return functional.kl_div(log_share, share, reduction="none").sum((-1, -2))
 
 
-def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """The squared difference of the tensors `names`, relative to the variance of each channel of the teacher's."""
+def feature_loss(
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: Sequence[str], shifted: Collection[str] = ()
+) -> Tensor:
+    """The squared difference of the tensors `names`, relative to the variance of each channel of the teacher's.
+
+    Of those in `shifted`, less the mean difference of each channel: what the layers behind have in their biases.
+    """
     losses = []
     for name in names:
         target = teacher[name].float()
         variance = target.var((0, 2, 3), keepdim=True) + 1e-3 * target.var() + 1e-8
-        losses.append(((student[name].float() - target) ** 2 / variance).mean())
+        difference = student[name].float() - target
+        if name in shifted:
+            difference = difference - difference.mean((0, 2, 3), keepdim=True)
+        losses.append((difference**2 / variance).mean())
     return torch.stack(losses).mean() if losses else torch.zeros(())
 
 

@@ -28,13 +28,14 @@ class Network(nn.Module):
     """Runs the nodes that compute `outputs`; `forward` returns these tensors by name.
 
     `masks`: for each 2:4 weight, by its key in `weights`, which of its values count; those of others are ignored. With
-    `straight`, gradients reach the others too, as if they counted (a straight-through estimator).
+    `straight`, gradients reach the others too, as if they counted (a straight-through estimator). `rounding`: see
+    `quantize`.
     Raises ModelError, naming the node, for one that has no PyTorch counterpart.
     """
 
     def __init__(self, model: ModelProto, outputs: Sequence[str]) -> None:
         super().__init__()
-        self.outputs, self.straight = tuple(outputs), False
+        self.outputs, self.straight, self.rounding = tuple(outputs), False, True
         self.quantizers = nn.ModuleDict()
         self.readers: Readers = {}
         self._group: dict[str, str] = {}
@@ -67,9 +68,9 @@ class Network(nn.Module):
         readers: Readers,
         scales_of: Mapping[str, str],
         layers: Sequence[str],
-        scales: Mapping[str, float] | None = None,
+        scales: Mapping[str, float],
     ) -> None:
-        """From now on, round activations and weights as the INT8 engine will; see `Quantizer` and int8.placement.
+        """Round activations and weights as the INT8 engine will, while `rounding`; see `Quantizer` and int8.placement.
 
         `scales`: of each quantized tensor, where the training of scales starts.
         """
@@ -77,7 +78,7 @@ class Network(nn.Module):
 
         self.readers, self._quantized_weights = readers, frozenset(layers)
         self._group = {name: key_of(group) for name, group in scales_of.items()}
-        starts = {key: scales[name] if scales else None for name, key in sorted(self._group.items())}
+        starts = {key: scales[name] for name, key in sorted(self._group.items())}
         self.quantizers = nn.ModuleDict({key: Quantizer(start) for key, start in starts.items()})
 
     def scales(self) -> dict[str, float]:
@@ -152,7 +153,8 @@ class Network(nn.Module):
         """Return the node's input at `place`: from `values` or, once for all its readers in INT8, `rounded`."""
         name = node.input[place]
         value = values.get(name)
-        if value is None or place not in self.readers.get(name, {}).get(node.output[0], ()):
+        read = self.readers.get(name, {}).get(node.output[0], ())
+        if value is None or not self.rounding or place not in read:
             return value
         if name not in rounded:
             rounded[name] = self.quantizers[self._group[name]](value)
@@ -182,7 +184,7 @@ class Network(nn.Module):
 
         def run(network: Network, x: Tensor, *_: Tensor | None) -> Tensor:
             values = network._masked(weight)
-            if name in network._quantized_weights:
+            if network.rounding and name in network._quantized_weights:
                 values = rounded_weights(values)
             return geometry.run(x, values, network.biases[bias] if bias is not None else None)
 

@@ -8,32 +8,16 @@ import torch
 from torch import Tensor, nn
 
 TOP = 127
-SHARE = 0.9999
-"""Share of the values that the initial range covers."""
-SAMPLE = 1 << 20
-"""The most values of a tensor from which the initial range is computed."""
 
 
 class Quantizer(nn.Module):
-    """Rounds to multiples of a learned scale (Esser et al., "Learned Step Size Quantization", ICLR 2020).
+    """Rounds to multiples of a learned scale (Esser et al., "Learned Step Size Quantization", ICLR 2020)."""
 
-    While `observing`, calls only measure the range: the magnitude that SHARE of the values do not exceed. With `scale`
-    it starts there, without observing.
-    """
-
-    def __init__(self, scale: float | None = None) -> None:
+    def __init__(self, scale: float) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(scale or 0.0))
-        self.observing = scale is None
+        self.scale = nn.Parameter(torch.tensor(scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.observing:
-            with torch.no_grad():
-                values = x.detach().abs().flatten().float()
-                values = values[:: max(1, len(values) // SAMPLE)]
-                most = values.kthvalue(max(1, int(SHARE * len(values)))).values
-                self.scale.copy_(torch.maximum(self.scale, most / TOP))
-            return x
         rounded: Tensor = _Rounded.apply(x, self.scale)  # type: ignore[no-untyped-call]
         return rounded
 

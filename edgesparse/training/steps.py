@@ -127,8 +127,7 @@ class Steps:
         if self._pixels is None or self._pixels.shape != pixels.shape:
             self._pixels, self._kind = torch.empty_like(pixels), None
         self._pixels.copy_(pixels)
-        observing = [bool(quantizer.observing) for quantizer in self.student.quantizers.values()]
-        self._replay(masks, (masks is not None, *observing))
+        self._replay(masks, (masks is not None, self.student.rounding))
         return self.count % LOOK > 0 or self.finite()
 
     def finite(self) -> bool:

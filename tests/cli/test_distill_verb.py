@@ -12,6 +12,7 @@ import pytest
 from commands import Command
 
 from benchmarks.orin_slice import networks
+from edgesparse.compress import start
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.tasks import distill, inputs
 
@@ -95,7 +96,7 @@ def test_a_student_with_relu_starts_refitted_and_a_second_call_finds_the_result(
     assert layers == sum(node.op_type == "Conv" for node in onnx.load(yolo).graph.node)
     again = edgesparse("distill", yolo, "-o", "again.onnx", *arguments, "--state", "work")
     assert again.code == 0 and Path("again.onnx").read_bytes() == Path("out.onnx").read_bytes()
-    monkeypatch.setattr(distill, "refitted", lambda lesson, *_: lesson)
+    monkeypatch.setattr(start, "_refitted", lambda original, changed, *_: changed)
     plain = edgesparse("distill", yolo, "-o", "plain.onnx", *arguments)
     starts = [each.json["history"][0]["held_out"] for each in (ended, plain)]
     assert starts[0] < 0.8 * starts[1]
@@ -112,6 +113,24 @@ def test_relu_in_a_part_of_the_work_leaves_the_rest_smooth(edgesparse: Command, 
     assert after.count("Sigmoid") > before.count("Relu") == 0
     refused = edgesparse("distill", yolo, "-o", "no.onnx", "--images", "images", "--relu", "0.2", "--sparse", "0.5")
     assert refused.code == 2 and "needed --relu 0.5 or more" in refused.err and not Path("no.onnx").exists()
+    refused = edgesparse("distill", yolo, "-o", "no.onnx", "--images", "images", "--sparse", "0.5", "--int8")
+    assert refused.code == 2 and "or add --relu, since none has SiLU behind it" in refused.err
+
+
+@pytest.mark.torch
+def test_relu_2to4_and_int8_start_as_three_verbs_would_and_a_second_call_finds_the_result(
+    edgesparse: Command, yolo: Path
+) -> None:
+    pytest.importorskip("torch", reason="torch: needs PyTorch").set_num_threads(1)
+    arguments = ("--images", "images", "--relu", "0.6", "--sparse", "0.5", "--int8", "--minutes", "1e-6", "--json")
+    ended = edgesparse("distill", yolo, "-o", "out.onnx", *arguments, "--state", "work")
+    assert ended.code == 0, ended.err
+    student = onnx.load("out.onnx")
+    eligible = inspect(student).eligible
+    share = sum(layer.macs or 0 for layer in eligible if layer.sparse) / sum(layer.macs or 0 for layer in eligible)
+    assert share >= 0.5 and {"Relu", "Sigmoid", "QuantizeLinear"} <= {node.op_type for node in student.graph.node}
+    again = edgesparse("distill", yolo, "-o", "again.onnx", *arguments, "--state", "work")
+    assert again.code == 0 and Path("again.onnx").read_bytes() == Path("out.onnx").read_bytes()
 
 
 @pytest.mark.torch

@@ -8,17 +8,11 @@ import numpy as np
 import pytest
 from onnx import NodeProto
 from small_models import model, node, random
-from test_refit import SPEC, images, prepared
 
-from benchmarks.orin_slice import networks
 from edgesparse.compress import relu_places
-from edgesparse.compress.lesson import StudentOptions, prepare_lesson
-from edgesparse.compress.student import smooth_source
-from edgesparse.model.layers import layer_name
+from edgesparse.errors import ModelError
 from edgesparse.model.load import Model
-from edgesparse.model.wiring import Wiring
 from edgesparse.progress import quiet
-from edgesparse.sparsity.inspect import inspect
 
 C = 32
 
@@ -64,22 +58,13 @@ def test_measurements_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert relu_places.measure(network, batches, None, tmp_path, quiet) == changes
 
 
-@pytest.fixture
-def teacher(monkeypatch: pytest.MonkeyPatch) -> Model:
-    monkeypatch.setitem(networks.SCALES, "tiny", (1 / 3, 0.25, 256))
-    return networks.yolov8("tiny", "silu", 64, 3)
+def test_places_that_2to4_needs_come_first(tmp_path: Path) -> None:
+    network = branches({"a": 1.0, "b": 0.01, "c": 0.2})
+    changes = relu_places.measure(network, batches, None, tmp_path, quiet)
+    assert relu_places.choose(network, changes, 0.5, ["a_c"]) == ["a_c", "b_c"]
+    assert relu_places.choose(network, changes, 0.2, ["a_c", "c_c"]) == ["c_c"]
 
 
-def test_only_layers_with_relu_become_2to4_and_the_rest_stays_smooth(teacher: Model, tmp_path: Path) -> None:
-    whole = prepared(teacher)
-    assert whole.smooth is not None
-    pixels = images(4, 1)
-    changes = relu_places.measure(whole.smooth, lambda: whole.inputs(pixels), None, tmp_path, quiet)
-    chosen = relu_places.choose(whole.smooth, changes, 0.4)
-    assert 0 < len(chosen) < len(changes)
-    lesson = prepare_lesson(teacher, teacher, SPEC, StudentOptions(relu=0.4, sparse=0.4), chosen)
-    wiring = Wiring(lesson.student.graph)
-    smooth = {name for each in lesson.student.graph.node if (name := smooth_source(wiring, each)) is not None}
-    assert smooth == {name for name in changes if name not in chosen}
-    sparse = {layer.name for layer in inspect(lesson.student).layers if layer.state == "sparse"}
-    assert sparse and not sparse & {layer_name(wiring.producer[name]) for name in smooth}
+def test_without_layers_that_can_be_2to4_a_share_is_refused() -> None:
+    with pytest.raises(ModelError, match="pass --relu without a number"):
+        relu_places.choose(branches({"a": 1.0}), {}, 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from edgesparse.sparsity import rebuild
 from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.page import page
 from edgesparse.sparsity.prune import prune
-from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, reconstruct
+from edgesparse.sparsity.reconstruct import ReconstructOptions, Task, least_sensitive, reconstruct
 
 C = 32
 
@@ -206,6 +207,10 @@ def test_a_share_takes_the_least_sensitive_layers() -> None:
     assert report.share == pytest.approx(0.25)
     assert [layer.name for layer in report.layers if layer.pruned] == ["conv1"]
     assert [layer.name for layer in inspect(result).layers if layer.sparse] == ["conv1"]
+    options = ReconstructOptions(share=0.25)
+    assert least_sensitive(chain(), correlated(1, C, 8, 8), options, Task()) == ["conv1"]
+    besides = replace(options, also={"conv1": 9.0})
+    assert least_sensitive(chain(), correlated(1, C, 8, 8), besides, Task()) != ["conv1"]
 
 
 @pytest.mark.parametrize(("max_drop", "count"), [(0, 0), (15, 1), (25, 2), (100, 4)])

@@ -13,7 +13,8 @@ import pytest
 from onnx import numpy_helper
 
 from benchmarks.orin_slice import networks
-from edgesparse.compress.lesson import compared, rounding
+from edgesparse.compress.lesson import compared
+from edgesparse.compress.start import rounding
 from edgesparse.config import DetectorSpec
 from edgesparse.errors import CalibrationError
 from edgesparse.int8.placement import plan
@@ -229,7 +230,7 @@ def test_one_image_cannot_train_and_judge(dense: onnx.ModelProto) -> None:
         replace(refiner(dense), pixels=PIXELS[:1])
 
 
-@pytest.mark.parametrize("strong", [0, 4])
+@pytest.mark.parametrize("strong", [0, 4, 9])
 def test_training_images_are_varied_alike_for_a_seed(strong: int) -> None:
     torch = pytest.importorskip("torch", reason="torch: needs PyTorch")
     from edgesparse.training.augment import mixed, varied
