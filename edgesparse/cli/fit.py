@@ -55,9 +55,9 @@ def fit(target: Path, output: Path, as_json: bool, **fields: Any) -> None:
 
     Starts from the network as it is, with a smaller input, and from each --student; each is also rewritten by slim. For
     each layer and block of channels it predicts what INT8, 2:4 and fewer channels save on the board, and measures how
-    much each alone changes the boxes. Where 2:4 or INT8 needs ReLU in place of SiLU, both are one choice. A
-    knapsack finds the best set for any change; the best few networks are made, their layers refitted on --images, and
-    the fastest whose mAP, measured here on --annotations, is within --max-drop is the result. It is then scored on the
+    much each alone changes the boxes. Where 2:4 or INT8 needs ReLU in place of SiLU, both are one choice. A knapsack
+    finds the best set for any change; the best few networks are made, their layers refitted on --images, and the
+    fastest whose mAP, measured here on --annotations, is within --max-drop is the result. It is then scored on the
     recipe's accept.annotations, which must be others. Nothing is trained, except with --steps. Latencies are predicted;
     with --build, the networks that are predicted to be fastest are built and timed on this machine, and the fastest
     engine that passes the recipe's gate decides. After an interruption, the same command continues.

@@ -69,10 +69,8 @@ def choose(model: ModelProto, changes: Mapping[str, float], share: float, needed
     `changes`: what each replacement changes (`measure`). After those in `needed`, those come first that change the
     outputs least for their work. Raises ModelError if there are none.
     """
-    producer, eligible = (
-        Wiring(model.graph).producer,
-        {layer.name: layer.macs or 0 for layer in inspect(model).eligible},
-    )
+    producer = Wiring(model.graph).producer
+    eligible = {layer.name: layer.macs or 0 for layer in inspect(model).eligible}
     layers = {name: layer_name(producer[name]) for name in changes if name in producer}
     macs = {name: eligible[layer] for name, layer in layers.items() if layer in eligible}
     ranked = sorted(macs, key=lambda name: (name not in needed, changes[name] / max(macs[name], 1), name))

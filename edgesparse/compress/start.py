@@ -100,7 +100,7 @@ def start(
     return Start(teacher, recovered.model, values, [each.tensor for each in recovered.report.equalized])
 
 
-def sparse_gains(model: ModelProto, options: StudentOptions) -> dict[str, float]:
+def sparse_work(model: ModelProto, options: StudentOptions) -> dict[str, float]:
     """Return the multiply-accumulates, by name, of the layers of `model` that may become 2:4: in INT8, those behind
     which no smooth activation remains, since no sparse INT8 kernel has one.
 
@@ -129,7 +129,7 @@ def _chosen(
     model: ModelProto, options: StudentOptions, data: StartData, progress: Progress
 ) -> tuple[list[str], list[str] | None]:
     """Return the layers that become 2:4, and the tensors whose activation ReLU replaces, None for all."""
-    gains = sparse_gains(model, options) if options.sparse else {}
+    gains = sparse_work(model, options) if options.sparse else {}
     changes: dict[str, float] | None = None
     also: dict[str, float] = {}
     smooth = _smooth(model)

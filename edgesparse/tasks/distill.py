@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgesparse.builder.objects import box_reader, object_masks
 from edgesparse.builder.prepare import detector_spec
 from edgesparse.compress.lesson import PreparedLesson, compared, network_inputs, prepare_lesson, read_result
-from edgesparse.compress.start import StartData, sparse_gains, start
+from edgesparse.compress.start import StartData, sparse_work, start
 from edgesparse.compress.student import StudentOptions, with_relu
 from edgesparse.config import DetectorSpec, Recipe
 from edgesparse.disk import check_folder, storing
@@ -119,7 +119,7 @@ def _check(teacher: Model, student: Model | None, spec: DetectorSpec, changes: S
 
     original = student or teacher
     if changes.sparse:
-        sparse_gains(original, changes)
+        sparse_work(original, changes)
     changed = with_relu(original) if changes.relu else original
     lesson = Lesson.of(compared(teacher, changed, spec))
     for model in (teacher, changed):

@@ -37,10 +37,11 @@ def evened_by_relu(model: Model) -> dict[str, str]:
     """Return the depthwise layers that read SiLU or HardSwish, and the tensor in front of that, where ReLU instead
     would let INT8 even out the channels (`equalize`).
     """
-    relu = with_relu_at(model, places(model))
+    smooth = places(model)
+    relu = with_relu_at(model, smooth)
     producer = Wiring(relu.graph).producer
     readers = {name: producer[tensor].input[0] for tensor, names in evenable(relu).items() for name in names}
-    return {name: place for name, place in readers.items() if place in places(model)}
+    return {name: place for name, place in readers.items() if place in smooth}
 
 
 def relu_refitted(scored: ScoredModel, names: Collection[str], folder: Path, progress: Progress) -> Model:
