@@ -8,7 +8,9 @@ that are taken as fast as the loop asks for them, and H.264 files that are decod
 zones, lines and JSON lines on, and in the service its metrics, read once per second. A batch holds one frame of each
 camera, at most 16. The bare engine is the engine's graph of the same batch, launched without pause. `slice` runs the
 same on 16 multiprocessors, as many as a Jetson AGX Orin has, through CUDA's Multi-Process Service: there the engine
-takes as much of the time as it does on a board. `flat` runs up to 100,000 frames.
+takes as much of the time as it does on a board. `still` is the same with cameras that each show one image, so that
+objects stay where they are; else each shows four in turn, and tracks begin and end all the time. `flat` runs up to
+100,000 frames.
 
 Each part's result is printed and added to FOLDER/gpu_loop.json as soon as it is available. A part that fails or takes
 longer than its limit does not stop the others. Within --seconds, as many parts run as there is time for, in their
@@ -38,11 +40,12 @@ from benchmarks.common import RESULTS, store_part, wait_or_kill
 
 BUILDS = ("build kernels 1", "build relu 16", "build relu 4", "build relu 1", "build parts 16")
 PARTS = (
-    *("memory relu 16", "slice relu 16", "files relu 16", "memory relu 64", "memory relu 4", "memory relu 1"),
-    *("flat relu 16", "files relu 4", "files relu 1", "files relu 64", "memory parts 16", "slice parts 16"),
+    *("memory relu 16", "slice relu 16", "still relu 16", "files relu 16", "memory relu 64", "memory relu 4"),
+    *("memory relu 1", "flat relu 16", "files relu 4", "files relu 1", "files relu 64"),
+    *("memory parts 16", "slice parts 16", "still parts 16"),
 )
 """The default detector is last: TensorRT 8.5.3 takes minutes for it, half a minute for the ReLU blocks."""
-LIMITS = {"build": 150.0, "memory": 40.0, "slice": 45.0, "files": 40.0, "flat": 110.0}
+LIMITS = {"build": 150.0, "memory": 40.0, "slice": 45.0, "still": 45.0, "files": 40.0, "flat": 110.0}
 """Time limit per part, in seconds."""
 TOGETHER = 2
 """Builds at a time: TensorRT's builders starve each other."""
@@ -86,7 +89,7 @@ class Bench:
         if self.left() < 8:
             return
         try:
-            with sliced(name.startswith("slice")) as environment:
+            with sliced(name.startswith(("slice", "still"))) as environment:
                 self._finish(name, self._start(name, environment), min(LIMITS[name.split()[0]], self.left()))
         except Exception as error:  # the other parts go on
             keep(self._options, name, {"error": f"{type(error).__name__}: {error}"})
@@ -143,7 +146,7 @@ def part(options: argparse.Namespace) -> dict[str, Any]:
     kind, net, number = options.part.split()
     if kind == "build":
         return parts.build(net, int(number), options.work, options.backend)
-    setup = Setup(net, int(number), batch_of(int(number)), options.work, options.backend)
+    setup = Setup(net, int(number), batch_of(int(number)), options.work, options.backend, still=kind == "still")
     until = time.monotonic() + min(options.seconds, LIMITS[kind]) - 4
     if kind == "files":
         return parts.files(setup, options.video, until)

@@ -61,9 +61,11 @@ def kernels(work: Path, name: str) -> dict[str, Any]:
 
 
 def in_memory(setup: Setup, run: Run, detector: Detector) -> list[Feed]:
-    shots = [image(seed) for seed in range(SHOTS)]
-    cameras = run.all_cameras()
-    return [Feed(each, MemorySource(shots, each.name), run, detector.spec.classes) for each in cameras]
+    feeds = []
+    for i, camera in enumerate(run.all_cameras()):
+        shots = [image(i)] if setup.still else [image(seed) for seed in range(SHOTS)]
+        feeds.append(Feed(camera, MemorySource(shots, camera.name), run, detector.spec.classes))
+    return feeds
 
 
 def from_file(setup: Setup, run: Run, detector: Detector) -> list[Feed]:

@@ -44,13 +44,14 @@ while True:
 
 @dataclass(frozen=True)
 class Setup:
-    """An engine, and how many cameras use it."""
+    """An engine, and how many cameras use it. `still`: each camera shows one image instead of several in turn."""
 
     net: str
     cameras: int
     batch: int
     work: Path
     backend: str
+    still: bool = False
 
     @property
     def engine(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.when == "call" and os.environ.get("EDGESPARSE_RECORD"):
         _record(item.name, report.outcome)
+
+
+@pytest.fixture
+def few_tactics() -> Iterator[None]:
+    """Builds that take seconds instead of minutes, for tests of what an engine computes."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from benchmarks.few_tactics import few_tactics
+
+    with few_tactics():
+        yield
 
 
 def _missing() -> str:

@@ -19,6 +19,8 @@ from edgesparse.int8.quantize import quantize, quantized_tensors
 from edgesparse.int8.quantized_input import image_type, without_quantizer
 from edgesparse.model import load as models
 
+pytestmark = pytest.mark.usefixtures("few_tactics")
+
 FORMS = [(dtype, layout) for dtype, layouts in OFFERED.items() for layout in layouts]
 SCALES = {"images": 1 / 127, "first": 4 / 127, "features": 4 / 127}
 

@@ -27,6 +27,8 @@ from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.heads.registry import head as head_of
 from edgesparse.tiles import Tiles
 
+pytestmark = pytest.mark.usefixtures("few_tactics")
+
 STRIDES = (8, 16, 32)
 BINS = 64
 BY_THE_CPU = "the GPU, as one CUDA graph; outputs are decoded by the CPU"

@@ -118,6 +118,7 @@ class CudaSlot(Slot):
         self._rows, self._keys = records.view("f4").reshape(self.batch, CAPACITY, -1), records["key"]
         details = self._gpu.host((self.batch, CAPACITY, max(1, strided.details)), "float32")
         self._details = details[..., : strided.details]
+        self._none = NO_BOXES._replace(xyxy=np.empty((0, 4 + strided.details), np.float32))
         on_device = [self._constant(row), self._constant(np.zeros(self.batch, COUNT)), self._memory(records.nbytes)]
         arguments = [*on_device, *map(self._mapped, (self._summaries, records, details))]
         grid = (-(-strided.candidates // 32), self.batch, 1)
@@ -229,7 +230,7 @@ class CudaSlot(Slot):
     def _boxes(self, index: int, candidates: int, kept: int, dropped: int) -> FrameBoxes:
         """`kept`: how many boxes NMS on the GPU kept; -1 if it did not run."""
         if candidates == 0:
-            return NO_BOXES if dropped == 0 else NO_BOXES._replace(dropped=dropped)
+            return self._none if dropped == 0 else self._none._replace(dropped=dropped)
         if candidates > CAPACITY:
             return self._plan.decoded(self._whole, index)
         assert self._plan.strided is not None
