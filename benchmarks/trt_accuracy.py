@@ -1,8 +1,7 @@
 """Accuracy of a real detector's TensorRT engines: mAP on real photographs, compared with ONNX Runtime on the same
 files.
 
-    python benchmarks/trt_accuracy.py --files FOLDER --real ../shared/real [--engine onnxruntime] [--few]
-        [--out FILE.json]
+    python benchmarks/trt_accuracy.py --files FOLDER --real ../shared/real [--engine onnxruntime] [--out FILE.json]
 
 FOLDER holds dense.onnx and half.onnx (half of the eligible work 2:4) of one detector, spec.json (a DetectorSpec), and
 for each of the two a folder of the same name with its INT8 versions, as these commands write them:
@@ -13,8 +12,7 @@ for each of the two a folder of the same name with its INT8 versions, as these c
         --placement sparse
 
 Files that are missing are left out. Each engine is built, scored and compared in its own process, with a time limit; a
-row is written as soon as it is available and is not measured again. --few builds in a fraction of the time, with slower
-kernels of the same types.
+row is written as soon as it is available and is not measured again.
 
 Per engine: mAP 50-95 and mAP50 on coco_mini/val (153 images); the share of ONNX Runtime's FP32 boxes that it finds, and
 the change in confidence of those boxes (median, 90th percentile of the magnitude).
@@ -29,7 +27,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +37,6 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import RESULTS, machine
-from benchmarks.few_tactics import few_tactics
 from edgesparse.backends import BuildOptions, backend
 from edgesparse.backends.base import Limits, Precision
 from edgesparse.config import DetectorSpec, Run
@@ -88,8 +84,7 @@ def measure(engine: Engine, arguments: argparse.Namespace, folder: Path) -> dict
         limits=Limits(level=arguments.level),
         timing_cache=arguments.state / "accuracy.timing" if arguments.state else None,
     )
-    with few_tactics() if arguments.few else nullcontext():
-        built = ours.build(engine.file, folder / f"engine{ours.suffix}", options)
+    built = ours.build(engine.file, folder / f"engine{ours.suffix}", options)
     row: dict[str, Any] = {"build_s": round(built.seconds, 1), "layers": len(built.layers)}
     row |= {"eligible_2to4": len(built.eligible), "sparse_kernels": sum(layer.sparse for layer in built.layers)}
     print(json.dumps({engine.name: row}), flush=True)
@@ -175,7 +170,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="Names of engines, as in fp16 or 'int8-table 2:4'.")
     parser.add_argument("--engine", default="tensorrt", help="Another backend, for its scores beside TensorRT's.")
     parser.add_argument("--level", type=int, help="How long TensorRT looks for faster kernels, 0 to 5.")
-    parser.add_argument("--few", action="store_true", help="Let TensorRT time few kernels; see few_tactics.py.")
     parser.add_argument("--limit", type=float, default=300, help="Seconds for one engine.")
     parser.add_argument("--budget", type=float, default=1500, help="Seconds for all.")
     parser.add_argument("--state", type=Path, help="Folder of a timing cache that the builds share.")

@@ -80,6 +80,15 @@ def same(mine: Detections, other: Detections) -> None:
         assert abs(ours.area - theirs.area) <= 0.02 * theirs.area + 4
 
 
+@pytest.mark.parametrize("head", DETAILS)
+def test_boxes_of_a_frame_without_objects_have_as_many_columns_as_others(fake: Fake, tmp_path: Path, head: str) -> None:
+    fake.answers = outputs(head, 0.0)
+    with detector(fake, tmp_path, head) as detect:
+        detect.detect([still(48, 80)] * 2)
+        boxes = detect._rounds._ring._slots[0].finish()
+    assert [each.xyxy.shape for each in boxes] == [(0, 4 + DETAILS[head])] * 2
+
+
 def test_details_that_are_no_numbers_are_dropped_and_counted(fake: Fake, tmp_path: Path) -> None:
     fake.answers = outputs("yolov8-pose", 0.3)
     fake.answers["output0"][:, 7, ::2] = np.nan

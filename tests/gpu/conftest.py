@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,23 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture
 def few_tactics() -> Iterator[None]:
-    """Builds that take seconds instead of minutes, for tests of what an engine computes."""
+    """Shorter builds, for tests of what an engine computes."""
+    with _few_tactics():
+        yield
+
+
+@pytest.fixture
+def few_int8_tactics() -> Iterator[None]:
+    """The same with INT8 wherever a layer can: with a table, TensorRT would choose by time, each build differently."""
+    with _few_tactics(int8=True):
+        yield
+
+
+def _few_tactics(int8: bool = False) -> AbstractContextManager[None]:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from benchmarks.few_tactics import few_tactics
 
-    with few_tactics():
-        yield
+    return few_tactics(int8)
 
 
 def _missing() -> str:

@@ -19,8 +19,6 @@ from edgesparse.int8.quantize import quantize, quantized_tensors
 from edgesparse.int8.quantized_input import image_type, without_quantizer
 from edgesparse.model import load as models
 
-pytestmark = pytest.mark.usefixtures("few_tactics")
-
 FORMS = [(dtype, layout) for dtype, layouts in OFFERED.items() for layout in layouts]
 SCALES = {"images": 1 / 127, "first": 4 / 127, "features": 4 / 127}
 
@@ -87,6 +85,7 @@ def same(own: BuildResult, planes: BuildResult, batch: int = 1) -> None:
     assert total > 20
 
 
+@pytest.mark.usefixtures("few_tactics")
 @pytest.mark.parametrize("form", FORMS, ids="-".join)
 def test_the_image_in_each_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, str]) -> None:
     dtype, layout = form
@@ -97,6 +96,7 @@ def test_the_image_in_each_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     same(own, planes)
 
 
+@pytest.mark.usefixtures("few_tactics")
 @pytest.mark.parametrize("dtype", OFFERED)
 def test_the_builder_chooses_among_them(tmp_path: Path, dtype: str) -> None:
     own, planes = pairs(tmp_path, dtype, 2)
@@ -105,6 +105,7 @@ def test_the_builder_chooses_among_them(tmp_path: Path, dtype: str) -> None:
     same(own, planes, 2)
 
 
+@pytest.mark.usefixtures("few_int8_tactics")
 def test_int8_from_a_table(tmp_path: Path) -> None:
     if backend("tensorrt").strongly_typed():
         pytest.skip("this release has no tables")
