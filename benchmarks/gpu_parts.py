@@ -54,7 +54,7 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
     bare, common, rows = Bare(of.path), Common(of), len(rows_read(place_of(HD[:2], "bgr", of.spec.input.size)))
     with opened(of) as detector, nms_on_the_cpu(), opened(of) as other:
         near, gpu_frames = in_frame_buffers(detector, shots), in_gpu_memory(shots)
-        stages: list[NDArray[np.int64]] = []
+        stages: dict[str, list[NDArray[np.int64]]] = {"path": [], DEVICE: []}
         ways: tuple[tuple[str, Callable[[Any], Sized], Sequence[Any]], ...]
         ways = ("path", detector, near), (DEVICE, detector, gpu_frames), ("nms on the cpu", other, near)
         timed = interleaved(
@@ -67,13 +67,13 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
             },
             {**COUNTS, **dict.fromkeys(("path", DEVICE, SAME), frames // ROUNDS)},
             seconds,
-            lambda key: stages.append(detector.times.copy()) if key == "path" else None,
+            lambda key: stages[key].append(detector.times.copy()) if key in stages else None,
         )
         return {
             **ratios({key: milliseconds(values) for key, values in timed.ns.items()}),
             "rows_read": f"{rows} of {HD[0]}",
             "frames": len(timed.ns["path"]),
-            "stages_ms_p50": dict(zip(STAGES, np.median(stages, axis=0) / 1e6, strict=True)),
+            "stages_ms": {key: per_stage(rows) for key, rows in stages.items()},
             "boxes": {
                 key: [len(detect(frame)) for frame in those]
                 for key, detect, those in (*ways, ("common", common, shots))
@@ -88,6 +88,10 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
             "depth": detector.depth,
             "conf": of.conf,
         }
+
+
+def per_stage(rows: Sequence[NDArray[np.int64]]) -> dict[str, dict[str, float]]:
+    return {name: milliseconds(column) for name, column in zip(STAGES, np.stack(rows, axis=1), strict=True)}
 
 
 def ways_of(
@@ -135,7 +139,7 @@ def interleaved(
     seconds: float,
     after: Callable[[str], object],
 ) -> Timed:
-    """Warm up all actions, then time each `counts` times per round. `after` is called after each action's turn."""
+    """Warm up all actions, then time each `counts` times per round. `after` is called after each timed call."""
     taken: dict[str, list[int]] = {key: [] for key in actions}
     for action in actions.values():
         wall(action, 60, [])
@@ -147,8 +151,9 @@ def interleaved(
             break
         for key, action in actions.items():
             wall(action, 3, [])  # the cache state left by the other action does not count
-            wall(action, counts[key], taken[key])
-            after(key)
+            for _ in range(counts[key]):
+                wall(action, 1, taken[key])
+                after(key)
     grown = {"gpu_bytes_taken": free - gpu().free(), "resident_bytes_taken": resident() - kept}
     return Timed(taken, grown)
 
