@@ -200,6 +200,29 @@ def _pad(node: NodeProto, constants: Constants) -> Step:
     return lambda x, *_: functional.pad(x, both, value=value)
 
 
+def _space_to_depth(node: NodeProto, constants: Constants) -> Step:
+    size = attribute(node, "blocksize")
+
+    def run(x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        blocks = x.reshape(batch, channels, height // size, size, width // size, size)
+        return blocks.permute(0, 3, 5, 1, 2, 4).reshape(batch, -1, height // size, width // size)
+
+    return run
+
+
+def _depth_to_space(node: NodeProto, constants: Constants) -> Step:
+    size, blocks_first = attribute(node, "blocksize"), attribute(node, "mode", b"DCR") == b"DCR"
+
+    def run(x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        if blocks_first:  # block, then channel, where pixel_shuffle has channel, then block
+            x = x.reshape(batch, size * size, -1, height, width).transpose(1, 2).reshape(batch, channels, height, width)
+        return functional.pixel_shuffle(x, size)
+
+    return run
+
+
 def _softmax(node: NodeProto, constants: Constants) -> Step:
     axis = attribute(node, "axis", -1)
     return lambda x: torch.softmax(x, axis)
@@ -227,6 +250,8 @@ OPERATORS: dict[str, Callable[[NodeProto, Constants], Step]] = {
     "Gather": _gather,
     "Reshape": _reshape,
     "Transpose": _transpose,
+    "SpaceToDepth": _space_to_depth,
+    "DepthToSpace": _depth_to_space,
     "MaxPool": _pool(functional.max_pool2d, -torch.inf),
     "AveragePool": _pool(functional.avg_pool2d, 0.0),
     "Resize": _resize,
