@@ -54,6 +54,7 @@ IN_TESTS = {
         "do_GET do_POST do_PUT log_message handle_* daemon_threads close_connection maxBytes on_message on_subscribe"
     ),
     "the other half of an enumeration": "OUTPUT",
+    "TensorRT calls or reads it": "select_algorithms report_algorithms algorithm_selector",
     "a key of settings": "key_file",
     "as in the source": " ".join(ALLOWED.values()),
 }

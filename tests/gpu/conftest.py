@@ -8,9 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -40,22 +38,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture
 def few_tactics() -> Iterator[None]:
     """Shorter builds, for tests of what an engine computes."""
-    with _few_tactics():
+    from few_tactics import few_tactics
+
+    with few_tactics():
         yield
 
 
 @pytest.fixture
 def few_int8_tactics() -> Iterator[None]:
     """The same with INT8 wherever a layer can: with a table, TensorRT would choose by time, each build differently."""
-    with _few_tactics(int8=True):
+    from few_tactics import few_tactics
+
+    with few_tactics(int8=True):
         yield
-
-
-def _few_tactics(int8: bool = False) -> AbstractContextManager[None]:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from benchmarks.few_tactics import few_tactics
-
-    return few_tactics(int8)
 
 
 def _missing() -> str:
