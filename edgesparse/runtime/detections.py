@@ -78,7 +78,7 @@ class Detections:
         """
         if self.rotated is not None:
             return self.rotated[:, :2]
-        return np.concatenate([(self.xyxy[:, :1] + self.xyxy[:, 2:3]) / 2, self.xyxy[:, 3:]], axis=1)
+        return anchors_of(self.xyxy)
 
     @property
     def corners(self) -> NDArray[np.float32] | None:
@@ -165,6 +165,11 @@ class Detections:
             mask=np.stack([mask.bitmap() for mask in self.masks]) if self.masks else None,
             data=data,
         )
+
+
+def anchors_of(xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the bottom center of each box: float32 [n, 2] of [n, 4]."""
+    return np.concatenate([(xyxy[:, :1] + xyxy[:, 2:3]) / 2, xyxy[:, 3:]], axis=1)
 
 
 def having(detections: Detections, **fields: object) -> Detections:

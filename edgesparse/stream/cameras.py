@@ -17,7 +17,7 @@ from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.detector import Detector
 from edgesparse.runtime.thresholds import for_tracker, thresholds
 from edgesparse.stream.arrivals import Arrivals
-from edgesparse.stream.counter import Counter
+from edgesparse.stream.counter import Counter, Spots, locate
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sources.base import Source, State
 from edgesparse.stream.sources.open import open_source
@@ -131,10 +131,13 @@ class Feed:
             weak = detections.confidence < self._strong[detections.class_id]
         return Seen(self._tracks, detections, weak)
 
-    def count(self, frame: Frame, detections: Detections) -> Detections:
-        """Count a frame and what its detections do. Returns those that count."""
+    def count(self, frame: Frame, detections: Detections, spots: Spots | None = None) -> Detections:
+        """Count a frame and what its detections do. Returns those that count. `spots`: where they are, if `locate` was
+        called for several cameras."""
         self.status.frames += 1
-        return detections if self.counter is None else self.counter.count(frame, detections)
+        if self.counter is None:
+            return detections
+        return self.counter.count(frame, detections, spots or locate([frame], [detections])[0])
 
     def summary(self) -> CameraCounts:
         """Return the camera's part in a run so far."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from edgesparse.camera import Camera
 from edgesparse.runtime.counts import Counts, Crossing, Stay
-from edgesparse.runtime.detections import Detections, having
+from edgesparse.runtime.detections import Detections, anchors_of, having
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.lines import LEAST_MARGIN, MARGIN, Passage, PlacedLine
 from edgesparse.stream.tracks import MOST_MISSED
@@ -26,10 +27,44 @@ class _Object:
 
     track_id: int
     class_id: int
+    at: Sequence[float]
+    """Its anchor in the frame that last showed it, in pixels."""
     seen: int = 0
-    """The number of the frame that last showed it."""
+    """The number of that frame."""
+    sides: tuple[int, ...] = ()
+    """The side of each line that it was clearly on there; empty if it was close to one."""
     passages: dict[str, Passage] = field(default_factory=dict)
     presences: dict[str, Presence] = field(default_factory=dict)
+
+
+class Spots(NamedTuple):
+    """Where the objects in a frame are, a value of each list per object. `points`: their anchors x, y in pixels, moved
+    into the frame, as a line across it has no way around its ends. `shares`: the same relative to the frame's size, in
+    the precision of float32. `margins`: the distance in pixels beyond a line from which on an object is clearly on that
+    side.
+    """
+
+    points: list[list[float]]
+    shares: list[list[float]]
+    margins: list[float]
+
+
+def locate(frames: Sequence[Frame], detections: Sequence[Detections]) -> list[Spots]:
+    """Return where the objects in each frame are, for `Counter.count`. As `follow`, it takes all cameras at once."""
+    at = list(accumulate(map(len, detections), initial=0))
+    if not at[-1]:
+        return [Spots([], [], [])] * len(frames)
+    counts = np.diff(at)
+    sizes = np.array([frame.image.shape[1::-1] for frame in frames], np.float64)
+    boxes = np.concatenate([each.xyxy for each in detections])
+    is_upright = all(each.rotated is None for each in detections)
+    anchors = anchors_of(boxes) if is_upright else np.concatenate([each.anchors for each in detections])
+    size = sizes.repeat(counts, axis=0)
+    points = np.minimum(np.maximum(anchors, 0), size)
+    longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    margins = np.maximum(longer * MARGIN, (sizes[:, 1] * LEAST_MARGIN).astype(np.float32).repeat(counts))
+    lists = points.tolist(), (points / size).astype(np.float32).tolist(), margins.tolist()
+    return [Spots(*(values[start:end] for values in lists)) for start, end in pairwise(at)]
 
 
 class Counter:
@@ -48,32 +83,28 @@ class Counter:
         self._place(0, 0)
         self._frame = self._now_ns = 0
 
-    def count(self, frame: Frame, detections: Detections) -> Detections:
+    def count(self, frame: Frame, detections: Detections, spots: Spots) -> Detections:
         """Return the detections that count, with their zones, how long they have been there, and the counts.
 
-        If there are zones, only detections in one of them count, and those that cross a line in this frame.
+        If there are zones, only detections in one of them count, and those that cross a line in this frame. `spots`:
+        where they are, from `locate`.
         """
         exits = self._begin(frame)
-        zones: list[tuple[str, ...]] = []
+        zones = self._zones.containing(spots.shares)
         dwell: list[tuple[float, ...]] = [()] * len(detections)
         crossings: list[Crossing] = []
         entries: list[Stay] = []
-        if len(detections):
-            # In the frame, as a line across it has no way around its ends.
-            points = np.minimum(np.maximum(detections.anchors, 0), self._corner).tolist()
-            width, height = self._size
-            zones = self._zones.containing([(x / width, y / height) for x, y in points])
-            numbers = detections.track_id.tolist() if self.counts.tracked and detections.track_id is not None else ()
-            margins = self._margins(detections) if self._placed and numbers else ()
-            for row, track_id in enumerate(numbers):
-                if track_id < 0:
-                    continue
-                if (known := self._objects.get(track_id)) is None:
-                    known = self._objects[track_id] = _Object(track_id, int(detections.class_id[row]))
-                known.seen = self._frame
-                if margins:
-                    self._cross(known, points[row], margins[row], crossings)
-                dwell[row] = self._stay(known, zones[row], entries, exits)
+        numbers = detections.track_id.tolist() if self.counts.tracked and detections.track_id is not None else ()
+        for row, track_id in enumerate(numbers):
+            if track_id < 0:
+                continue
+            at = spots.points[row]
+            if (known := self._objects.get(track_id)) is None:
+                known = self._objects[track_id] = _Object(track_id, int(detections.class_id[row]), at)
+            known.seen = self._frame
+            if self._placed:
+                self._cross(known, at, spots.margins[row], crossings)
+            dwell[row] = self._stay(known, zones[row], entries, exits)
         if self._objects:
             exits += self._forget(MOST_MISSED)
         self.counts = self.counts.after(tuple(crossings), tuple(entries), tuple(exits))
@@ -87,12 +118,13 @@ class Counter:
             self._place(width, height)
             for known in self._objects.values():
                 known.passages.clear()
+                known.sides = ()
         connected = 0 <= frame.clock_ns - self._now_ns <= MOST_GAP_NS
         self._frame, self._now_ns = self._frame + 1, frame.clock_ns
         return [] if connected else list(self._forget(0))
 
     def _place(self, width: int, height: int) -> None:
-        self._size, self._corner = (width, height), np.array((width, height), np.float64)
+        self._size = width, height
         self._placed = {name: PlacedLine.of(points, width, height) for name, points in self.counts.lines.items()}
 
     def _continue(self) -> None:
@@ -122,40 +154,39 @@ class Counter:
         self._frame, self._now_ns = like._frame, like._now_ns
         for known in self._objects.values():
             known.passages = {name: passage for name, passage in known.passages.items() if name in lines}
+            known.sides = ()
             known.presences = {name: stay for name, stay in known.presences.items() if name in zones}
 
-    def _margins(self, detections: Detections) -> list[float]:
-        """Return the distance in pixels beyond a line from which on each object is clearly on that side."""
-        left, top, right, bottom = detections.xyxy.T
-        longer = np.maximum(right - left, bottom - top)
-        margins: list[float] = np.maximum(longer * MARGIN, LEAST_MARGIN * self._size[1]).tolist()
-        return margins
-
-    def _cross(self, known: _Object, anchor: Sequence[float], margin: float, crossings: list[Crossing]) -> None:
+    def _cross(self, known: _Object, at: Sequence[float], margin: float, crossings: list[Crossing]) -> None:
         """Take an object's next position, and add the lines that it has crossed."""
-        for name, line in self._placed.items():
-            if (passage := known.passages.get(name)) is None:
-                passage = known.passages[name] = Passage()
-            if (direction := passage.step(*line.locate(anchor[0], anchor[1]), margin)) is not None:
-                crossings.append(Crossing(name, direction, known.track_id, known.class_id))
+        x, y = at
+        sides = tuple([line.side(x, y, margin) for line in self._placed.values()])
+        if sides != known.sides:  # else, as most, it stays where it was
+            known.sides = sides if all(sides) else ()
+            for name, line in self._placed.items():
+                if (passage := known.passages.get(name)) is None:
+                    passage = known.passages[name] = Passage()
+                if (direction := passage.step(line.locate(*known.at), line.locate(x, y), margin)) is not None:
+                    crossings.append(Crossing(name, direction, known.track_id, known.class_id))
+        known.at = at
 
     def _stay(self, known: _Object, zones: Sequence[str], entries: list[Stay], exits: list[Stay]) -> tuple[float, ...]:
         """Take the zones that an object is in now, and add the stays that begin and end. Returns for how many seconds
         it has been in each."""
-        now_ns, presences, seconds = self._now_ns, known.presences, []
-        for zone in zones:
-            if (presence := presences.get(zone)) is None:
-                presence = presences[zone] = Presence(now_ns)
-                entries.append(Stay(zone, known.track_id, known.class_id))
-            seconds.append(presence.see(now_ns))
-        if len(presences) > len(zones):
+        now_ns, presences = self._now_ns, known.presences
+        if len(presences) != len(zones) or any([zone not in presences for zone in zones]):  # most stay where they are
+            for zone in zones:
+                if zone not in presences:
+                    presences[zone] = Presence(now_ns)
+                    entries.append(Stay(zone, known.track_id, known.class_id))
             left = [zone for zone in presences if zone not in zones and presences[zone].ended(now_ns)]
             exits += [Stay(zone, known.track_id, known.class_id, presences.pop(zone).seconds) for zone in left]
-        return tuple(seconds)
+        return tuple([presences[zone].see(now_ns) for zone in zones])
 
     def _forget(self, missed: int) -> Iterator[Stay]:
         """Forget objects that were not seen in more than `missed` frames before this one, and end their stays."""
-        for known in [known for known in self._objects.values() if self._frame - known.seen > missed]:
+        oldest = self._frame - missed
+        for known in [known for known in self._objects.values() if known.seen < oldest]:
             del self._objects[known.track_id]
             for zone, presence in known.presences.items():
                 yield Stay(zone, known.track_id, known.class_id, presence.seconds)
@@ -167,8 +198,10 @@ class Counter:
             return having(detections, counts=self.counts)
         times = tuple(dwell) if self.counts.tracked else None
         detections = having(detections, counts=self.counts, zones=tuple(zones), dwell=times)
+        if all(zones):
+            return detections
         kept = list(map(bool, zones))
         if self.counts.crossings and detections.track_id is not None:
             crossed = {crossing.track_id for crossing in self.counts.crossings}
             kept = [keep or number in crossed for keep, number in zip(kept, detections.track_id.tolist(), strict=True)]
-        return detections if all(kept) else detections[np.array(kept, bool)]
+        return detections[np.array(kept, bool)]

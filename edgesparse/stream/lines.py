@@ -9,6 +9,8 @@ MARGIN = 0.05
 LEAST_MARGIN = 0.004
 """The least such distance, as a share of the frame's height."""
 _ROUNDING = 1e-6
+Located = tuple[float, float]
+"""A point's distance from a line in pixels, positive to its right, and where along the line it is."""
 
 
 class PlacedLine:
@@ -24,7 +26,14 @@ class PlacedLine:
         (x1, y1), (x2, y2) = points
         return cls((x1 * width, y1 * height), ((x2 - x1) * width, (y2 - y1) * height))
 
-    def locate(self, x: float, y: float) -> tuple[float, float]:
+    def side(self, x: float, y: float, margin: float) -> int:
+        """Return the side that a point is clearly on, `margin` pixels or more from the line: 1 right, -1 left, 0 if it
+        is closer.
+        """
+        distance = (self._dx * (y - self._y) - self._dy * (x - self._x)) / self._length
+        return 1 if distance >= margin else -1 if -distance >= margin else 0
+
+    def locate(self, x: float, y: float) -> Located:
         """Return a point's distance from the line in pixels, positive to its right, and where along the line it is, 0
         at the first point and 1 at the second."""
         dx, dy, x, y = self._dx, self._dy, x - self._x, y - self._y
@@ -39,35 +48,33 @@ class Passage:
     all; one that was out of sight is assumed to have moved straight.
     """
 
-    __slots__ = ("_at_line", "_before", "_nearly", "_net", "_side")
+    __slots__ = ("_at_line", "_nearly", "_net", "_side")
 
     def __init__(self) -> None:
         self._side = 0
         """The side that the object was last clearly on: 1 right, -1 left, 0 not known yet."""
         self._nearly = 0
         """The side that it was last on, however close."""
-        self._before = (0.0, 0.0)
         self._at_line = False
         """Whether it has just been on the line itself, within its ends."""
         self._net = 0
         """Ways through the line to the right less those to the left, since it was clearly on a side."""
 
-    def step(self, distance: float, share: float, margin: float) -> Direction | None:
-        """Return the direction if the object's next position, as `PlacedLine.locate` returns it, completes a crossing.
+    def step(self, before: Located, now: Located, margin: float) -> Direction | None:
+        """Return the direction if the object's next position completes a crossing.
 
-        `margin`: the distance in pixels from which on it is clearly on a side.
+        `before` and `now`: its last position and the next one, as `PlacedLine.locate` returns them; `before` of the
+        first step is of no importance. Steps may be left out while it stays clearly on the side that it was clearly on
+        before. `margin`: the distance in pixels from which on it is clearly on a side.
         """
+        distance, share = now
         side = (distance > 0) - (distance < 0)
-        if side != 0 and side == self._nearly == self._side and (distance >= margin or -distance >= margin):
-            self._before, self._at_line, self._net = (distance, share), False, 0  # as most: it stays where it was
-            return None
         if side == 0:
             self._at_line |= _within(share)
         else:
-            if side == -self._nearly and self._leads_through(distance, share):
+            if side == -self._nearly and self._leads_through(before, now):
                 self._net += side
             self._nearly, self._at_line = side, False
-        self._before = distance, share
         if side == 0 or abs(distance) < margin:
             return None
         net, self._net = self._net, 0
@@ -76,11 +83,11 @@ class Passage:
             return "in" if side > 0 else "out"
         return None
 
-    def _leads_through(self, distance: float, share: float) -> bool:
-        before, share_before = self._before
-        if before == 0:
+    def _leads_through(self, before: Located, now: Located) -> bool:
+        (distance_before, share_before), (distance, share) = before, now
+        if distance_before == 0:
             return self._at_line
-        return _within(share_before + (share - share_before) * before / (before - distance))
+        return _within(share_before + (share - share_before) * distance_before / (distance_before - distance))
 
 
 def _within(share: float) -> bool:

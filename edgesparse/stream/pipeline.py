@@ -13,6 +13,7 @@ from edgesparse.config import ONLY, Camera
 from edgesparse.errors import SourceError
 from edgesparse.runtime.detector import Detector
 from edgesparse.stream.cameras import Change, Feed, Observer, close_sources, open_feeds, track
+from edgesparse.stream.counter import locate
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.in_flight import Batch, InFlight, Taken
 from edgesparse.stream.interrupts import Interrupts
@@ -219,9 +220,10 @@ class Loop(Closing):
         """Deliver a batch to observer and sinks."""
         times, cameras, start = self._detector.times.tolist(), len(batch.taken), time.perf_counter_ns()
         tracked = track([feed for feed, _ in batch.taken], batch.detections[:cameras])
+        spots = locate([frame for _, frame in batch.taken], tracked)
         share = (time.perf_counter_ns() - start) // max(cameras, 1)  # of each frame in what was done for all of them
-        for (feed, frame), detections in zip(batch.taken, tracked, strict=True):
-            begun, detections = time.perf_counter_ns() - share, feed.count(frame, detections)
+        for (feed, frame), seen, at in zip(batch.taken, tracked, spots, strict=True):
+            begun, detections = time.perf_counter_ns() - share, feed.count(frame, seen, at)
             counted = time.perf_counter_ns()
             for sink in self.sinks:
                 sink.write(frame, detections)

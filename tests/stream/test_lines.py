@@ -24,7 +24,8 @@ ways = st.lists(st.tuples(coordinates, coordinates), max_size=25)
 
 def crossings(line: PlacedLine, way: Way, margin: float = MARGIN) -> Counter[str]:
     passage = Passage()
-    steps = [passage.step(*line.locate(x, y), margin) for x, y in way]
+    places = [line.locate(x, y) for x, y in way]
+    steps = [passage.step(before, now, margin) for before, now in zip(places[:1] + places, places)]
     return Counter(step for step in steps if step is not None)
 
 
