@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 from typing import IO, Any
 
@@ -118,15 +119,15 @@ def frame_text(frame: Frame, detections: Detections, names: Sequence[str]) -> st
 
 def _detections_text(detections: Detections, names: Sequence[str]) -> str | None:
     """Return what is between the brackets of `detections`; None if a number has no digits, which Python and JSON write
-    differently."""
+    differently, or so many that it has an exponent."""
     if not len(detections):
         return ""
-    boxes, confidences = str(_rounded(detections.xyxy, 1)), str(_rounded(detections.confidence, 4))
-    if "n" in boxes or "n" in confidences:
+    confidences = detections.confidence.tolist()
+    if not (np.abs(detections.xyxy).max() < _MOST and isfinite(sum(confidences))):
         return None
     columns: list[Iterable[str]] = [
-        [f'{{"box": [{box}], "confidence": ' for box in boxes[2:-2].split("], [")],
-        confidences[1:-1].split(", "),
+        (_BOX * len(detections) % tuple(detections.xyxy.ravel().tolist())).splitlines(),
+        [text if text[-1] != "0" else repr(round(value, 4)) for value in confidences for text in (f"{value:.4f}",)],
         [_class_text(class_id, class_name(names, class_id)) for class_id in detections.class_id.tolist()],
     ]
     if (zones := detections.zones) is not None:
@@ -140,6 +141,9 @@ def _detections_text(detections: Detections, names: Sequence[str]) -> str | None
     return "}, ".join(map("".join, zip(*columns, strict=True))) + "}"
 
 
+_BOX = '{"box": [%.1f, %.1f, %.1f, %.1f], "confidence": \n'
+_MOST = 1e15
+"""From 1e16 on, Python writes numbers with an exponent."""
 _quoted = lru_cache(json.dumps)
 
 
@@ -154,12 +158,17 @@ def _zones_text(zones: tuple[str, ...]) -> str:
 
 
 def _dwell_text(zones: tuple[str, ...], seconds: Sequence[float]) -> str:
-    return _dwell_format(zones) % tuple([round(each, 3) for each in seconds]) if seconds else ""
+    if not seconds:
+        return ""
+    text = _dwell_format(zones, "%.3f") % seconds
+    if "0," not in text and "0}" not in text:
+        return text
+    return _dwell_format(zones, "%s") % tuple([round(each, 3) for each in seconds])  # without zeros at the end
 
 
 @lru_cache
-def _dwell_format(zones: tuple[str, ...]) -> str:
-    return ', "dwell": {' + ", ".join(f"{json.dumps(zone)}: ".replace("%", "%%") + "%s" for zone in zones) + "}"
+def _dwell_format(zones: tuple[str, ...], number: str) -> str:
+    return ', "dwell": {' + ", ".join(f"{json.dumps(zone)}: ".replace("%", "%%") + number for zone in zones) + "}"
 
 
 def detection_records(detections: Detections, names: Sequence[str]) -> list[dict[str, object]]:
