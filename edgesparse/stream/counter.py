@@ -23,18 +23,29 @@ MOST_GAP_NS = 30_000_000_000
 
 @dataclass(slots=True)
 class _Object:
-    """What is known of a tracked object."""
+    """What is known of a tracked object, of the frame that last showed it unless stated otherwise."""
 
     track_id: int
     class_id: int
-    at: Sequence[float]
-    """Its anchor in the frame that last showed it, in pixels."""
-    seen: int = 0
-    """The number of that frame."""
+    at: Sequence[float] = ()
+    """Its anchor, in pixels."""
+    shown_ns: int = 0
+    """The time of that frame."""
     sides: tuple[int, ...] = ()
-    """The side of each line that it was clearly on there; empty if it was close to one."""
+    """The side of each line that it was clearly on; empty if it was close to one."""
+    zones: tuple[str, ...] | None = None
+    """The zones that it was in; None if it has left another, and that stay has not ended yet."""
+    began_ns: Sequence[int] = ()
+    """When its stays in these zones began."""
     passages: dict[str, Passage] = field(default_factory=dict)
+    """As of the last frame in which `sides` changed or were empty."""
     presences: dict[str, Presence] = field(default_factory=dict)
+    """As of the last frame in which `zones` changed or were None, until `stays` brings them up to date."""
+
+    def stays(self) -> dict[str, Presence]:
+        for zone in self.zones or ():
+            self.presences[zone].see(self.shown_ns)
+        return self.presences
 
 
 class Spots(NamedTuple):
@@ -80,6 +91,8 @@ class Counter:
         self._zones = Zones(camera.zones)
         self._like = like
         self._objects: dict[int, _Object] = {}
+        self._shown: dict[int, int] = {}
+        """The number of the frame that last showed each of them."""
         self._place(0, 0)
         self._frame = self._now_ns = 0
 
@@ -90,21 +103,24 @@ class Counter:
         where they are, from `locate`.
         """
         exits = self._begin(frame)
-        zones = self._zones.containing(spots.shares)
+        zones, now_ns = self._zones.containing(spots.shares), self._now_ns
         dwell: list[tuple[float, ...]] = [()] * len(detections)
         crossings: list[Crossing] = []
         entries: list[Stay] = []
         numbers = detections.track_id.tolist() if self.counts.tracked and detections.track_id is not None else ()
+        sides = self._sides(spots)
         for row, track_id in enumerate(numbers):
             if track_id < 0:
                 continue
-            at = spots.points[row]
             if (known := self._objects.get(track_id)) is None:
-                known = self._objects[track_id] = _Object(track_id, int(detections.class_id[row]), at)
-            known.seen = self._frame
-            if self._placed:
-                self._cross(known, at, spots.margins[row], crossings)
-            dwell[row] = self._stay(known, zones[row], entries, exits)
+                known = self._objects[track_id] = _Object(track_id, int(detections.class_id[row]), spots.points[row])
+            # Most objects stay where they are: on their side of all lines, and in their zones.
+            if sides and sides[row] != known.sides:
+                self._cross(known, sides[row], spots.points[row], spots.margins[row], crossings)
+            if zones[row] != known.zones:
+                self._stay(known, zones[row], entries, exits)
+            known.at, known.shown_ns, self._shown[track_id] = spots.points[row], now_ns, self._frame
+            dwell[row] = tuple([(now_ns - began) / 1e9 for began in known.began_ns])
         if self._objects:
             exits += self._forget(MOST_MISSED)
         self.counts = self.counts.after(tuple(crossings), tuple(entries), tuple(exits))
@@ -149,47 +165,52 @@ class Counter:
             entered={key: count for key, count in before.entered.items() if key[0] in zones},
             left={key: ended for key, ended in before.left.items() if key[0] in zones},
         )
-        self._objects = like._objects
+        self._objects, self._shown = like._objects, like._shown
         self._place(*like._size)
         self._frame, self._now_ns = like._frame, like._now_ns
         for known in self._objects.values():
             known.passages = {name: passage for name, passage in known.passages.items() if name in lines}
-            known.sides = ()
-            known.presences = {name: stay for name, stay in known.presences.items() if name in zones}
+            known.presences = {name: stay for name, stay in known.stays().items() if name in zones}
+            known.sides, known.zones = (), None
 
-    def _cross(self, known: _Object, at: Sequence[float], margin: float, crossings: list[Crossing]) -> None:
+    def _sides(self, spots: Spots) -> list[tuple[int, ...]]:
+        """Return the side of each line that each object is clearly on; nothing without lines."""
+        lines = self._placed.values()
+        return list(zip(*[line.sides(spots.points, spots.margins) for line in lines], strict=True))
+
+    def _cross(
+        self, known: _Object, sides: tuple[int, ...], at: Sequence[float], margin: float, crossings: list[Crossing]
+    ) -> None:
         """Take an object's next position, and add the lines that it has crossed."""
-        x, y = at
-        sides = tuple([line.side(x, y, margin) for line in self._placed.values()])
-        if sides != known.sides:  # else, as most, it stays where it was
-            known.sides = sides if all(sides) else ()
-            for name, line in self._placed.items():
-                if (passage := known.passages.get(name)) is None:
-                    passage = known.passages[name] = Passage()
-                if (direction := passage.step(line.locate(*known.at), line.locate(x, y), margin)) is not None:
-                    crossings.append(Crossing(name, direction, known.track_id, known.class_id))
-        known.at = at
+        known.sides = sides if all(sides) else ()
+        for name, line in self._placed.items():
+            if (passage := known.passages.get(name)) is None:
+                passage = known.passages[name] = Passage()
+            if (direction := passage.step(line.locate(*known.at), line.locate(*at), margin)) is not None:
+                crossings.append(Crossing(name, direction, known.track_id, known.class_id))
 
-    def _stay(self, known: _Object, zones: Sequence[str], entries: list[Stay], exits: list[Stay]) -> tuple[float, ...]:
-        """Take the zones that an object is in now, and add the stays that begin and end. Returns for how many seconds
-        it has been in each."""
-        now_ns, presences = self._now_ns, known.presences
-        if len(presences) != len(zones) or any([zone not in presences for zone in zones]):  # most stay where they are
-            for zone in zones:
-                if zone not in presences:
-                    presences[zone] = Presence(now_ns)
-                    entries.append(Stay(zone, known.track_id, known.class_id))
-            left = [zone for zone in presences if zone not in zones and presences[zone].ended(now_ns)]
-            exits += [Stay(zone, known.track_id, known.class_id, presences.pop(zone).seconds) for zone in left]
-        return tuple([presences[zone].see(now_ns) for zone in zones])
+    def _stay(self, known: _Object, zones: tuple[str, ...], entries: list[Stay], exits: list[Stay]) -> None:
+        """Take the zones that an object is in now, and add the stays that begin and end."""
+        now_ns, presences = self._now_ns, known.stays()
+        for zone in zones:
+            if zone in presences:
+                presences[zone].see(now_ns)
+            else:
+                presences[zone] = Presence(now_ns)
+                entries.append(Stay(zone, known.track_id, known.class_id))
+        left = [zone for zone in presences if zone not in zones and presences[zone].ended(now_ns)]
+        exits += [Stay(zone, known.track_id, known.class_id, presences.pop(zone).seconds) for zone in left]
+        known.zones = zones if len(presences) == len(zones) else None
+        known.began_ns = [presences[zone].began_ns for zone in zones]
 
     def _forget(self, missed: int) -> Iterator[Stay]:
         """Forget objects that were not seen in more than `missed` frames before this one, and end their stays."""
         oldest = self._frame - missed
-        for known in [known for known in self._objects.values() if known.seen < oldest]:
-            del self._objects[known.track_id]
-            for zone, presence in known.presences.items():
-                yield Stay(zone, known.track_id, known.class_id, presence.seconds)
+        for track_id in [track_id for track_id, frame in self._shown.items() if frame < oldest]:
+            known = self._objects.pop(track_id)
+            del self._shown[track_id]
+            for zone, presence in known.stays().items():
+                yield Stay(zone, track_id, known.class_id, presence.seconds)
 
     def _select(
         self, detections: Detections, zones: list[tuple[str, ...]], dwell: list[tuple[float, ...]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgesparse.runtime.counts import Direction, Polygon
 
 MARGIN = 0.05
@@ -26,12 +28,15 @@ class PlacedLine:
         (x1, y1), (x2, y2) = points
         return cls((x1 * width, y1 * height), ((x2 - x1) * width, (y2 - y1) * height))
 
-    def side(self, x: float, y: float, margin: float) -> int:
-        """Return the side that a point is clearly on, `margin` pixels or more from the line: 1 right, -1 left, 0 if it
-        is closer.
+    def sides(self, points: Sequence[Sequence[float]], margins: Sequence[float]) -> list[int]:
+        """Return the side that each point is clearly on, its margin in pixels or more from the line: 1 right, -1 left,
+        0 if it is closer.
         """
-        distance = (self._dx * (y - self._y) - self._dy * (x - self._x)) / self._length
-        return 1 if distance >= margin else -1 if -distance >= margin else 0
+        from_x, from_y, dx, dy, length = self._x, self._y, self._dx, self._dy, self._length
+        return [
+            1 if (distance := (dx * (y - from_y) - dy * (x - from_x)) / length) >= margin else -(-distance >= margin)
+            for (x, y), margin in zip(points, margins, strict=True)
+        ]
 
     def locate(self, x: float, y: float) -> Located:
         """Return a point's distance from the line in pixels, positive to its right, and where along the line it is, 0
