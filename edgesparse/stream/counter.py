@@ -27,7 +27,8 @@ class _Object:
 
     track_id: int
     class_id: int
-    at: Sequence[float] = ()
+    x: float
+    y: float
     """Its anchor, in pixels."""
     shown_ns: int = 0
     """The time of that frame."""
@@ -35,7 +36,7 @@ class _Object:
     """The side of each line that it was clearly on; empty if it was close to one."""
     zones: tuple[str, ...] | None = None
     """The zones that it was in; None if it has left another, and that stay has not ended yet."""
-    began_ns: Sequence[int] = ()
+    began_ns: tuple[int, ...] = ()
     """When its stays in these zones began."""
     passages: dict[str, Passage] = field(default_factory=dict)
     """As of the last frame in which `sides` changed or were empty."""
@@ -49,14 +50,16 @@ class _Object:
 
 
 class Spots(NamedTuple):
-    """Where the objects in a frame are, a value of each list per object. `points`: their anchors x, y in pixels, moved
-    into the frame, as a line across it has no way around its ends. `shares`: the same relative to the frame's size, in
-    the precision of float32. `margins`: the distance in pixels beyond a line from which on an object is clearly on that
-    side.
+    """Where the objects in a frame are, a value of each list per object. `x` and `y`: their anchors in pixels, moved
+    into the frame, as a line across it has no way around its ends. `share_x` and `share_y`: the same relative to the
+    frame's size, in the precision of float32. `margins`: the distance in pixels beyond a line from which on an object
+    is clearly on that side.
     """
 
-    points: list[list[float]]
-    shares: list[list[float]]
+    x: list[float]
+    y: list[float]
+    share_x: list[float]
+    share_y: list[float]
     margins: list[float]
 
 
@@ -64,7 +67,7 @@ def locate(frames: Sequence[Frame], detections: Sequence[Detections]) -> list[Sp
     """Return where the objects in each frame are, for `Counter.count`. As `follow`, it takes all cameras at once."""
     at = list(accumulate(map(len, detections), initial=0))
     if not at[-1]:
-        return [Spots([], [], [])] * len(frames)
+        return [Spots([], [], [], [], [])] * len(frames)
     counts = np.diff(at)
     sizes = np.array([frame.image.shape[1::-1] for frame in frames], np.float64)
     boxes = np.concatenate([each.xyxy for each in detections])
@@ -74,8 +77,8 @@ def locate(frames: Sequence[Frame], detections: Sequence[Detections]) -> list[Sp
     points = np.minimum(np.maximum(anchors, 0), size)
     longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     margins = np.maximum(longer * MARGIN, (sizes[:, 1] * LEAST_MARGIN).astype(np.float32).repeat(counts))
-    lists = points.tolist(), (points / size).astype(np.float32).tolist(), margins.tolist()
-    return [Spots(*(values[start:end] for values in lists)) for start, end in pairwise(at)]
+    columns = *points.T.tolist(), *(points / size).astype(np.float32).T.tolist(), margins.tolist()
+    return [Spots(*[column[start:end] for column in columns]) for start, end in pairwise(at)]
 
 
 class Counter:
@@ -103,24 +106,27 @@ class Counter:
         where they are, from `locate`.
         """
         exits = self._begin(frame)
-        zones, now_ns = self._zones.containing(spots.shares), self._now_ns
+        zones, now_ns = self._zones.containing(spots.share_x, spots.share_y), self._now_ns
         dwell: list[tuple[float, ...]] = [()] * len(detections)
         crossings: list[Crossing] = []
         entries: list[Stay] = []
         numbers = detections.track_id.tolist() if self.counts.tracked and detections.track_id is not None else ()
         sides = self._sides(spots)
-        for row, track_id in enumerate(numbers):
+        seconds: dict[tuple[int, ...], tuple[float, ...]] = {}  # since when: what came together stays as long
+        for row, (track_id, x, y) in enumerate(zip(numbers, spots.x, spots.y, strict=False)):
             if track_id < 0:
                 continue
             if (known := self._objects.get(track_id)) is None:
-                known = self._objects[track_id] = _Object(track_id, int(detections.class_id[row]), spots.points[row])
+                known = self._objects[track_id] = _Object(track_id, int(detections.class_id[row]), x, y)
             # Most objects stay where they are: on their side of all lines, and in their zones.
             if sides and sides[row] != known.sides:
-                self._cross(known, sides[row], spots.points[row], spots.margins[row], crossings)
+                self._cross(known, sides[row], (x, y), spots.margins[row], crossings)
             if zones[row] != known.zones:
                 self._stay(known, zones[row], entries, exits)
-            known.at, known.shown_ns, self._shown[track_id] = spots.points[row], now_ns, self._frame
-            dwell[row] = tuple([(now_ns - began) / 1e9 for began in known.began_ns])
+            known.x, known.y, known.shown_ns, self._shown[track_id] = x, y, now_ns, self._frame
+            if (began_ns := known.began_ns) not in seconds:
+                seconds[began_ns] = tuple([(now_ns - began) / 1e9 for began in began_ns])
+            dwell[row] = seconds[began_ns]
         if self._objects:
             exits += self._forget(MOST_MISSED)
         self.counts = self.counts.after(tuple(crossings), tuple(entries), tuple(exits))
@@ -176,17 +182,17 @@ class Counter:
     def _sides(self, spots: Spots) -> list[tuple[int, ...]]:
         """Return the side of each line that each object is clearly on; nothing without lines."""
         lines = self._placed.values()
-        return list(zip(*[line.sides(spots.points, spots.margins) for line in lines], strict=True))
+        return list(zip(*[line.sides(spots.x, spots.y, spots.margins) for line in lines], strict=True))
 
     def _cross(
-        self, known: _Object, sides: tuple[int, ...], at: Sequence[float], margin: float, crossings: list[Crossing]
+        self, known: _Object, sides: tuple[int, ...], at: tuple[float, float], margin: float, crossings: list[Crossing]
     ) -> None:
         """Take an object's next position, and add the lines that it has crossed."""
         known.sides = sides if all(sides) else ()
         for name, line in self._placed.items():
             if (passage := known.passages.get(name)) is None:
                 passage = known.passages[name] = Passage()
-            if (direction := passage.step(line.locate(*known.at), line.locate(*at), margin)) is not None:
+            if (direction := passage.step(line.locate(known.x, known.y), line.locate(*at), margin)) is not None:
                 crossings.append(Crossing(name, direction, known.track_id, known.class_id))
 
     def _stay(self, known: _Object, zones: tuple[str, ...], entries: list[Stay], exits: list[Stay]) -> None:
@@ -201,7 +207,7 @@ class Counter:
         left = [zone for zone in presences if zone not in zones and presences[zone].ended(now_ns)]
         exits += [Stay(zone, known.track_id, known.class_id, presences.pop(zone).seconds) for zone in left]
         known.zones = zones if len(presences) == len(zones) else None
-        known.began_ns = [presences[zone].began_ns for zone in zones]
+        known.began_ns = tuple([presences[zone].began_ns for zone in zones])
 
     def _forget(self, missed: int) -> Iterator[Stay]:
         """Forget objects that were not seen in more than `missed` frames before this one, and end their stays."""

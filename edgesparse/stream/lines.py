@@ -28,14 +28,14 @@ class PlacedLine:
         (x1, y1), (x2, y2) = points
         return cls((x1 * width, y1 * height), ((x2 - x1) * width, (y2 - y1) * height))
 
-    def sides(self, points: Sequence[Sequence[float]], margins: Sequence[float]) -> list[int]:
-        """Return the side that each point is clearly on, its margin in pixels or more from the line: 1 right, -1 left,
+    def sides(self, xs: Sequence[float], ys: Sequence[float], margins: Sequence[float]) -> list[int]:
+        """Return the side that each point x, y is clearly on, its margin in pixels or more from the line: 1 right, -1 left,
         0 if it is closer.
         """
         from_x, from_y, dx, dy, length = self._x, self._y, self._dx, self._dy, self._length
         return [
             1 if (distance := (dx * (y - from_y) - dy * (x - from_x)) / length) >= margin else -(-distance >= margin)
-            for (x, y), margin in zip(points, margins, strict=True)
+            for x, y, margin in zip(xs, ys, margins, strict=True)
         ]
 
     def locate(self, x: float, y: float) -> Located:

@@ -20,7 +20,7 @@ def totals(counts: Counts, names: Sequence[str]) -> Totals:
     """
     if not counts.tracked:
         return {"lines": {}, "zones": {}}
-    crossed, entered, left = _grouped(counts.crossed), _grouped(counts.entered), _grouped(counts.left)
+    crossed, entered, left = grouped(counts.crossed), grouped(counts.entered), grouped(counts.left)
     lines: dict[str, dict[str, Any]] = {
         line: {direction: _part(crossed.get((line, direction), {}), names) for direction in DIRECTIONS}
         for line in counts.lines
@@ -36,7 +36,7 @@ def totals(counts: Counts, names: Sequence[str]) -> Totals:
     return {"lines": lines, "zones": zones}
 
 
-def _grouped(counts: Mapping[Any, _Value]) -> dict[tuple[str, ...], dict[int, _Value]]:
+def grouped(counts: Mapping[Any, _Value]) -> dict[tuple[str, ...], dict[int, _Value]]:
     """Return the values per class id, in order, by the rest of their keys."""
     groups: dict[tuple[str, ...], dict[int, _Value]] = {}
     for key in sorted(counts):

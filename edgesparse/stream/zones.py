@@ -26,19 +26,19 @@ class Zones:
         self._known: dict[tuple[bool, ...], tuple[str, ...]] = {}
         """The names of zones, by which of all zones these are."""
 
-    def containing(self, points: Sequence[Sequence[float]]) -> list[tuple[str, ...]]:
-        """Return the names of the zones that each of `points`, relative like the corners and in the precision of
+    def containing(self, xs: Sequence[float], ys: Sequence[float]) -> list[tuple[str, ...]]:
+        """Return the names of the zones that each point x, y, relative like the corners and in the precision of
         float32, is in or on the border of.
 
         OpenCV is asked only about points within a zone's bounds, and a rectangle is its bounds: most are decided so.
         """
         if not self._zones:
-            return [()] * len(points)
+            return [()] * len(xs)
         test, known = cv2.pointPolygonTest, self._known
         columns = [
             [
                 left <= x <= right and top <= y <= bottom and (polygon is None or test(polygon, (x, y), False) >= 0)
-                for x, y in points
+                for x, y in zip(xs, ys, strict=True)
             ]
             for _, left, top, right, bottom, polygon in self._zones
         ]

@@ -252,8 +252,8 @@ class _Selection:
         enough[known] = detections.confidence[known] >= self._least[detections.class_id[known]]
         if self._zones is not None:
             size = np.array([shape[1], shape[0]], np.float32)
-            anchors = np.clip(detections.anchors, 0, size)
-            enough &= np.array([bool(zones) for zones in self._zones.containing((anchors / size).tolist())], bool)
+            x, y = (np.clip(detections.anchors, 0, size) / size).T.tolist()
+            enough &= np.array([bool(zones) for zones in self._zones.containing(x, y)], bool)
         return detections[enough]
 
 

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.runtime.detections import Detections
+from edgesparse.stream.counted import counted, counted_text
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.base import Sink
 from edgesparse.stream.sinks.draw import class_name
 from edgesparse.stream.sinks.writing import failing, refuse_existing
-from edgesparse.stream.totals import totals
 
 
 class JsonLines(Sink):
@@ -97,7 +97,7 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
         "width": width,
         "height": height,
         "detections": detection_records(detections, names),
-        **_counted(detections, names),
+        **({} if (counts := detections.counts) is None or not counts.changed else {"counted": counted(counts, names)}),
     }
 
 
@@ -109,8 +109,8 @@ def frame_text(frame: Frame, detections: Detections, names: Sequence[str]) -> st
     height, width = frame.image.shape[:2]
     camera = f'"camera": {_quoted(frame.source)}, ' if frame.source else ""
     video = "" if frame.position_ns is None else f', "video_time": {round(frame.position_ns / 1e9, 3)}'
-    counted = _counted(detections, names)
-    end = f", {json.dumps(counted)[1:-1]}" if counted else ""
+    counts = detections.counts
+    end = "" if counts is None or not counts.changed else f', "counted": {counted_text(counts, names)}'
     return (
         f'{{{camera}"source": {_quoted(frame.name)}, "frame": {frame.index}, "time": "{wall_time(frame.time_ns)}"'
         f'{video}, "monotonic_ns": {frame.time_ns}, "width": {width}, "height": {height}, "detections": [{text}]{end}}}'
@@ -136,7 +136,9 @@ def _detections_text(detections: Detections, names: Sequence[str]) -> str | None
         tracks = detections.track_id.tolist()
         columns.append([f', "track": {track}' if track >= 0 else ', "track": null' for track in tracks])
     if zones is not None and detections.dwell is not None:
-        columns.append(map(_dwell_text, zones, detections.dwell))
+        stays = list(zip(zones, detections.dwell, strict=True))
+        texts = {stay: _dwell_text(*stay) for stay in set(stays)}  # objects that came together have the same
+        columns.append([texts[stay] for stay in stays])
     columns += [(f', "{key}": {json.dumps(value)}' for value in values) for key, values in _shapes(detections)]
     return "}, ".join(map("".join, zip(*columns, strict=True))) + "}"
 
@@ -232,22 +234,3 @@ def _zones_and_track(detections: Detections) -> Iterator[_Column]:
 
 def _dwell(zones: Sequence[str], seconds: Sequence[float]) -> object:
     return {zone: round(each, 3) for zone, each in zip(zones, seconds, strict=True)} if seconds else _ABSENT
-
-
-def _counted(detections: Detections, names: Sequence[str]) -> dict[str, object]:
-    """Return what was counted in this frame, and the totals; nothing if nothing was."""
-    counts = detections.counts
-    if counts is None or not counts.changed:
-        return {}
-
-    def of(track_id: int, class_id: int) -> dict[str, object]:
-        return {"track": track_id, "class_id": class_id, "class": class_name(names, class_id)}
-
-    crossings = [{"line": c.line, "direction": c.direction, **of(c.track_id, c.class_id)} for c in counts.crossings]
-    entered = [{"zone": stay.zone, **of(stay.track_id, stay.class_id)} for stay in counts.entries]
-    left = [
-        {"zone": stay.zone, **of(stay.track_id, stay.class_id), "seconds": round(stay.seconds, 3)}
-        for stay in counts.exits
-    ]
-    happened = {"crossings": crossings, "entered": entered, "left": left}
-    return {"counted": {**{key: values for key, values in happened.items() if values}, "totals": totals(counts, names)}}
