@@ -31,9 +31,13 @@ def counted(counts: Counts, names: Sequence[str]) -> dict[str, object]:
 
 def counted_text(counts: Counts, names: Sequence[str]) -> str:
     """Return what `json.dumps` returns for `counted`, put together from texts."""
+    class_ids = {key[-1] for each in (counts.crossed, counts.entered, counts.left) for key in each}
+    classes = {class_id: _quoted(class_name(names, class_id)) for class_id in class_ids}
+    if not counts.tracked or len(set(classes.values())) < len(classes):
+        return json.dumps(counted(counts, names))
 
     def of(track_id: int, class_id: int) -> str:
-        return f'"track": {track_id}, "class_id": {class_id}, "class": {_quoted(class_name(names, class_id))}'
+        return f'"track": {track_id}, "class_id": {class_id}, "class": {classes[class_id]}'
 
     crossings = [
         f'{{"line": {_quoted(c.line)}, "direction": "{c.direction}", {of(c.track_id, c.class_id)}}}'
@@ -46,27 +50,26 @@ def counted_text(counts: Counts, names: Sequence[str]) -> str:
     ]
     happened = {"crossings": crossings, "entered": entered, "left": left}
     parts = [f'"{key}": [{", ".join(texts)}]' for key, texts in happened.items() if texts]
-    return "{" + ", ".join([*parts, f'"totals": {_totals_text(counts, names)}']) + "}"
+    return "{" + ", ".join([*parts, f'"totals": {_totals_text(counts, classes)}']) + "}"
 
 
-def _totals_text(counts: Counts, names: Sequence[str]) -> str:
-    if not counts.tracked:
-        return json.dumps(totals(counts, names))
+def _totals_text(counts: Counts, classes: Mapping[int, str]) -> str:
     crossed, entered, left = grouped(counts.crossed), grouped(counts.entered), grouped(counts.left)
     lines, zones = [], []
     for line in counts.lines:
-        ways = [f'"{way}": {_part(crossed.get((line, way), {}), names)}' for way in DIRECTIONS]
+        ways = [f'"{way}": {_part(crossed.get((line, way), {}), classes)}' for way in DIRECTIONS]
         lines.append(f"{_quoted(line)}: {{{', '.join(ways)}}}")
     for zone in counts.zones:
         ended = left.get((zone,), {})
-        number = _part({class_id: count for class_id, (count, _) in ended.items()}, names)
-        seconds = _part({class_id: seconds for class_id, (_, seconds) in ended.items()}, names)
-        began = _part(entered.get((zone,), {}), names)
-        zones.append(f'{_quoted(zone)}: {{"entered": {began}, "left": {number}, "seconds": {seconds}}}')
+        number = _part({class_id: count for class_id, (count, _) in ended.items()}, classes)
+        total = round(sum([seconds for _, seconds in ended.values()]), 3)
+        seconds = ", ".join([f"{classes[class_id]}: {round(each, 3)}" for class_id, (_, each) in ended.items()])
+        began = _part(entered.get((zone,), {}), classes)
+        lasted = f'{{"total": {total}, "classes": {{{seconds}}}}}'
+        zones.append(f'{_quoted(zone)}: {{"entered": {began}, "left": {number}, "seconds": {lasted}}}')
     return f'{{"lines": {{{", ".join(lines)}}}, "zones": {{{", ".join(zones)}}}}}'
 
 
-def _part(values: Mapping[int, float], names: Sequence[str]) -> str:
-    classes = {class_name(names, class_id): value for class_id, value in values.items()}
-    texts = ", ".join([f"{_quoted(name)}: {round(value, 3)}" for name, value in classes.items()])
-    return f'{{"total": {round(sum(values.values()), 3)}, "classes": {{{texts}}}}}'
+def _part(numbers: Mapping[int, int], classes: Mapping[int, str]) -> str:
+    texts = ", ".join([f"{classes[class_id]}: {number}" for class_id, number in numbers.items()])
+    return f'{{"total": {sum(numbers.values())}, "classes": {{{texts}}}}}'

@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
-from functools import lru_cache
-from math import isfinite
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -122,13 +121,14 @@ def _detections_text(detections: Detections, names: Sequence[str]) -> str | None
     differently, or so many that it has an exponent."""
     if not len(detections):
         return ""
-    confidences = detections.confidence.tolist()
-    if not (np.abs(detections.xyxy).max() < _MOST and isfinite(sum(confidences))):
+    confidences, class_ids = detections.confidence, detections.class_id.tolist()
+    if not (np.abs(detections.xyxy).max() < _MOST and 0 < confidences.min() <= confidences.max() <= 1):
         return None
+    shares, classes = _shares(), {class_id: _class_text(class_id, class_name(names, class_id)) for class_id in set(class_ids)}
     columns: list[Iterable[str]] = [
         (_BOX * len(detections) % tuple(detections.xyxy.ravel().tolist())).splitlines(),
-        [text if text[-1] != "0" else repr(round(value, 4)) for value in confidences for text in (f"{value:.4f}",)],
-        [_class_text(class_id, class_name(names, class_id)) for class_id in detections.class_id.tolist()],
+        [shares[share] for share in np.rint(confidences.astype(np.float64) * 10_000).astype(np.int64).tolist()],
+        [classes[class_id] for class_id in class_ids],
     ]
     if (zones := detections.zones) is not None:
         columns.append(map(_zones_text, zones))
@@ -141,6 +141,12 @@ def _detections_text(detections: Detections, names: Sequence[str]) -> str | None
         columns.append([texts[stay] for stay in stays])
     columns += [(f', "{key}": {json.dumps(value)}' for value in values) for key, values in _shapes(detections)]
     return "}, ".join(map("".join, zip(*columns, strict=True))) + "}"
+
+
+@cache
+def _shares() -> list[str]:
+    """The texts of 0 to 1 in steps of 0.0001."""
+    return [repr(step / 10_000) for step in range(10_001)]
 
 
 _BOX = '{"box": [%.1f, %.1f, %.1f, %.1f], "confidence": \n'
