@@ -72,9 +72,7 @@ class Counts:
         for stay in exits:
             count, seconds = left.get((stay.zone, stay.class_id), (0, 0.0))
             left[stay.zone, stay.class_id] = count + 1, seconds + stay.seconds
-        return replace(
-            self, crossed=crossed, entered=entered, left=left, crossings=crossings, entries=entries, exits=exits
-        )
+        return Counts(self.lines, self.zones, self.tracked, crossed, entered, left, crossings, entries, exits)
 
     def crossings_of(self, line: str, direction: Direction) -> dict[int, int]:
         """Return the number of crossings per class id."""

@@ -132,7 +132,7 @@ class Feed:
         return Seen(self._tracks, detections, weak)
 
     def count(self, frame: Frame, detections: Detections, spots: Spots | None = None) -> Detections:
-        """Count a frame and what its detections do. Returns those that count. `spots`: where they are, if `locate` was
+        """Count a frame and what its detections do. Returns those that count. `spots`: where they are, if `place` was
         called for several cameras."""
         self.status.frames += 1
         if self.counter is None:
@@ -167,6 +167,13 @@ def track(feeds: Sequence[Feed], detections: Sequence[Detections]) -> list[Detec
     seen = [feed.seen(each) for feed, each in zip(feeds, detections, strict=True)]
     to_follow = [each for each in map(Feed.to_follow, feeds, seen) if each is not None]
     return follow(to_follow) if to_follow else seen  # either all cameras are tracked or none
+
+
+def place(taken: Sequence[tuple[Feed, Frame]], detections: Sequence[Detections]) -> Sequence[Spots | None]:
+    """Return where the objects in each frame are, for `Feed.count`; None if no camera has zones or lines."""
+    if all(feed.counter is None for feed, _ in taken):
+        return [None] * len(taken)
+    return locate([frame for _, frame in taken], detections)
 
 
 @dataclass

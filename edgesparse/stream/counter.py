@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -110,14 +110,12 @@ class Counter:
         dwell: list[tuple[float, ...]] = [()] * len(detections)
         crossings: list[Crossing] = []
         entries: list[Stay] = []
-        numbers = detections.track_id.tolist() if self.counts.tracked and detections.track_id is not None else ()
-        sides = self._sides(spots)
+        sides, objects = self._sides(spots), self._objects
         seconds: dict[tuple[int, ...], tuple[float, ...]] = {}  # since when: what came together stays as long
-        for row, (track_id, x, y) in enumerate(zip(numbers, spots.x, spots.y, strict=False)):
-            if track_id < 0:
-                continue
-            if (known := self._objects.get(track_id)) is None:
-                known = self._objects[track_id] = _Object(track_id, int(detections.class_id[row]), x, y)
+        for row, track_id in self._tracked(detections):
+            x, y = spots.x[row], spots.y[row]
+            if (known := objects.get(track_id)) is None:
+                known = objects[track_id] = _Object(track_id, int(detections.class_id[row]), x, y)
             # Most objects stay where they are: on their side of all lines, and in their zones.
             if sides and sides[row] != known.sides:
                 self._cross(known, sides[row], (x, y), spots.margins[row], crossings)
@@ -127,10 +125,16 @@ class Counter:
             if (began_ns := known.began_ns) not in seconds:
                 seconds[began_ns] = tuple([(now_ns - began) / 1e9 for began in began_ns])
             dwell[row] = seconds[began_ns]
-        if self._objects:
+        if objects:
             exits += self._forget(MOST_MISSED)
         self.counts = self.counts.after(tuple(crossings), tuple(entries), tuple(exits))
         return self._select(detections, zones, dwell)
+
+    def _tracked(self, detections: Detections) -> Iterable[tuple[int, int]]:
+        """Return position and number of each object."""
+        if not self.counts.tracked or detections.track_id is None:
+            return ()
+        return [(row, track_id) for row, track_id in enumerate(detections.track_id.tolist()) if track_id >= 0]
 
     def _begin(self, frame: Frame) -> list[Stay]:
         """Continue what is continued. Returns the stays that end because the frame is not connected with the last."""

@@ -29,8 +29,8 @@ class PlacedLine:
         return cls((x1 * width, y1 * height), ((x2 - x1) * width, (y2 - y1) * height))
 
     def sides(self, xs: Sequence[float], ys: Sequence[float], margins: Sequence[float]) -> list[int]:
-        """Return the side that each point x, y is clearly on, its margin in pixels or more from the line: 1 right, -1 left,
-        0 if it is closer.
+        """Return the side that each point x, y is clearly on, its margin in pixels or more from the line: 1 right, -1
+        left, 0 if it is closer.
         """
         from_x, from_y, dx, dy, length = self._x, self._y, self._dx, self._dy, self._length
         return [

@@ -12,8 +12,7 @@ from edgesparse.closing import Closing
 from edgesparse.config import ONLY, Camera
 from edgesparse.errors import SourceError
 from edgesparse.runtime.detector import Detector
-from edgesparse.stream.cameras import Change, Feed, Observer, close_sources, open_feeds, track
-from edgesparse.stream.counter import locate
+from edgesparse.stream.cameras import Change, Feed, Observer, close_sources, open_feeds, place, track
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.in_flight import Batch, InFlight, Taken
 from edgesparse.stream.interrupts import Interrupts
@@ -25,7 +24,6 @@ from edgesparse.stream.summary import Summary as Summary
 
 UPDATE_NS = 250_000_000
 """Longest time between two updates of the cameras' status and the observer, in nanoseconds."""
-
 GAP_NS = 2_000_000
 """How often requests that wait look for a gap between frames, in nanoseconds."""
 
@@ -220,7 +218,7 @@ class Loop(Closing):
         """Deliver a batch to observer and sinks."""
         times, cameras, start = self._detector.times.tolist(), len(batch.taken), time.perf_counter_ns()
         tracked = track([feed for feed, _ in batch.taken], batch.detections[:cameras])
-        spots = locate([frame for _, frame in batch.taken], tracked)
+        spots = place(batch.taken, tracked)
         share = (time.perf_counter_ns() - start) // max(cameras, 1)  # of each frame in what was done for all of them
         for (feed, frame), seen, at in zip(batch.taken, tracked, spots, strict=True):
             begun, detections = time.perf_counter_ns() - share, feed.count(frame, seen, at)

@@ -14,6 +14,7 @@ from edgesparse.config import Run
 from edgesparse.runtime.detections import Detections
 from edgesparse.runtime.masks import Mask
 from edgesparse.stream.cameras import Feed, track
+from edgesparse.stream.counter import locate
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.summary import Summary
 
@@ -256,3 +257,20 @@ def test_the_summary_of_a_run_has_the_totals() -> None:
     text = str(Summary(cameras={"gate": scene.feed.summary()}))
     assert "gate, line middle: 1 in (1 person), 1 out (1 person)" in text
     assert "gate, zone lower: 1 entered (1 person), 1 left, 1.9 s on average" in text
+
+
+def test_cameras_are_located_together_as_each_alone() -> None:
+    random, frames, shown = np.random.default_rng(0), [], []
+    for number, (height, width) in enumerate([(400, 640), (1080, 1920), (480, 640), (400, 640)]):
+        corners = random.uniform(-20, width, (5 * (number % 3), 2))
+        boxes = np.concatenate([corners, corners + random.uniform(1, 300, corners.shape)], 1).astype(np.float32)
+        rotated = random.uniform(0, width, (len(boxes), 5)).astype(np.float32) if number == 1 else None
+        scores, class_ids = np.full(len(boxes), 0.9, np.float32), np.zeros(len(boxes), np.int64)
+        shown.append(Detections(boxes, scores, class_ids, rotated=rotated))
+        frames.append(Frame(np.zeros((height, width, 3), np.uint8), 0, 0, "0"))
+    together = locate(frames, shown)
+    assert together == [locate([frame], [each])[0] for frame, each in zip(frames, shown, strict=True)]
+    for spots, frame, each in zip(together, frames, shown, strict=True):
+        height, width = frame.image.shape[:2]
+        assert np.array_equal(np.clip(each.anchors, 0, (width, height)), np.array([spots.x, spots.y]).T)
+        assert np.allclose(np.array([spots.share_x, spots.share_y]).T * (width, height), np.array([spots.x, spots.y]).T)

@@ -25,7 +25,7 @@ ways = st.lists(st.tuples(coordinates, coordinates), max_size=25)
 def crossings(line: PlacedLine, way: Way, margin: float = MARGIN) -> Counter[str]:
     passage = Passage()
     places = [line.locate(x, y) for x, y in way]
-    steps = [passage.step(before, now, margin) for before, now in zip(places[:1] + places, places)]
+    steps = [passage.step(before, now, margin) for before, now in zip(places[:1] + places[:-1], places, strict=True)]
     return Counter(step for step in steps if step is not None)
 
 
@@ -95,6 +95,23 @@ def test_the_way_back_counts_the_other_direction(way: Way) -> None:
 def test_a_line_drawn_the_other_way_counts_the_other_direction(way: Way) -> None:
     first, second = crossings(SHORT, way), crossings(PlacedLine((60, 50), (-20, 0)), way)
     assert (first["in"], first["out"]) == (second["out"], second["in"])
+
+
+@settings(max_examples=200)
+@given(ways)
+def test_steps_may_be_left_out_while_an_object_stays_clearly_on_its_side(way: Way) -> None:
+    """As the counter does; both passages must count the same in the same step."""
+    xs, ys = zip(*way, strict=True) if way else ((), ())
+    sides = SHORT.sides(xs, ys, [MARGIN] * len(way))
+    full, sparse = Passage(), Passage()
+    for index, (x, y) in enumerate(way):
+        before, now = SHORT.locate(*way[max(index - 1, 0)]), SHORT.locate(x, y)
+        assert sides[index] == (abs(now[0]) >= MARGIN and (1 if now[0] > 0 else -1))
+        counted = full.step(before, now, MARGIN)
+        if index and sides[index] == sides[index - 1] != 0:
+            assert counted is None
+        else:
+            assert sparse.step(before, now, MARGIN) == counted
 
 
 @settings(max_examples=100)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from sink_data import DETECTIONS, NAMES, gray_frame
 
 from edgesparse.errors import ConfigError, SinkError
-from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.counts import DIRECTIONS, Counts, Crossing, Stay
+from edgesparse.runtime.detections import Detections, having
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.coco_json import CocoJson
 from edgesparse.stream.sinks.json_lines import JsonLines, _rounded, frame_record, frame_text
@@ -71,7 +72,7 @@ def test_a_frame_of_a_video_has_its_time_in_the_video() -> None:
 
 Texts = st.text(st.sampled_from('a%"é{'), max_size=3)
 Zones = st.lists(Texts, max_size=3, unique=True).map(tuple)
-Numbers = st.floats(width=32)
+Numbers = st.floats(width=32) | st.floats(0, 1, width=32) | st.integers(-20, 20).map(lambda tenths: tenths / 10)
 
 
 @st.composite
@@ -95,10 +96,28 @@ def detected(draw: st.DrawFn) -> Detections:
     )
 
 
-@given(detected(), Texts, st.none() | st.integers(0, 10**15), st.lists(Texts, max_size=3))
+@st.composite
+def counts(draw: st.DrawFn) -> Counts:
+    names, class_ids, seconds = st.sampled_from("ab"), st.integers(0, 3), st.floats(0, 1e9)
+    stays = st.lists(st.builds(Stay, names, st.integers(1, 99), class_ids, seconds), max_size=3).map(tuple)
+    ways = st.sampled_from(DIRECTIONS)
+    start = Counts(
+        draw(st.dictionaries(names, st.just(((0.0, 0.0), (1.0, 1.0))))),
+        draw(st.dictionaries(names, st.just(((0.0, 0.0), (1.0, 0.0), (1.0, 1.0))))),
+        draw(st.booleans()),
+        draw(st.dictionaries(st.tuples(names, ways, class_ids), st.integers(1, 10**6))),
+        draw(st.dictionaries(st.tuples(names, class_ids), st.integers(1, 10**6))),
+        draw(st.dictionaries(st.tuples(names, class_ids), st.tuples(st.integers(1, 99), seconds))),
+    )
+    crossings = st.lists(st.builds(Crossing, names, ways, st.integers(1, 99), class_ids), max_size=3).map(tuple)
+    return start.after(draw(crossings), draw(stays), draw(stays))
+
+
+@given(detected(), st.none() | counts(), Texts, st.none() | st.integers(0, 10**15), st.lists(Texts, max_size=3))
 def test_a_line_is_the_record_of_its_frame_as_json(
-    detections: Detections, camera: str, position: int | None, names: list[str]
+    detections: Detections, counts: Counts | None, camera: str, position: int | None, names: list[str]
 ) -> None:
+    detections = having(detections, counts=counts)
     frame = Frame(np.zeros((2, 3, 3), np.uint8), 5, 7, "video %s", camera, position)
     with mock.patch("edgesparse.stream.sinks.json_lines.wall_time", return_value="now"):
         assert frame_text(frame, detections, names) == json.dumps(frame_record(frame, detections, names))
@@ -113,7 +132,8 @@ def test_a_dash_is_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_reader_that_closes_the_pipe_stops_the_run_quietly() -> None:
     program = """
 import time, numpy as np
-from edgesparse.runtime.detections import Detections
+from edgesparse.runtime.counts import DIRECTIONS, Counts, Crossing, Stay
+from edgesparse.runtime.detections import Detections, having
 from edgesparse.stream.frames import Frame
 from edgesparse.stream.sinks.json_lines import JsonLines
 frame = Frame(np.zeros((4, 4, 3), np.uint8), time.monotonic_ns(), 0, "x")

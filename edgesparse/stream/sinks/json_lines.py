@@ -124,7 +124,8 @@ def _detections_text(detections: Detections, names: Sequence[str]) -> str | None
     confidences, class_ids = detections.confidence, detections.class_id.tolist()
     if not (np.abs(detections.xyxy).max() < _MOST and 0 < confidences.min() <= confidences.max() <= 1):
         return None
-    shares, classes = _shares(), {class_id: _class_text(class_id, class_name(names, class_id)) for class_id in set(class_ids)}
+    classes = {class_id: _class_text(class_id, class_name(names, class_id)) for class_id in set(class_ids)}
+    shares = _shares()
     columns: list[Iterable[str]] = [
         (_BOX * len(detections) % tuple(detections.xyxy.ravel().tolist())).splitlines(),
         [shares[share] for share in np.rint(confidences.astype(np.float64) * 10_000).astype(np.int64).tolist()],
