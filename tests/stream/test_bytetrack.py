@@ -99,7 +99,7 @@ def counted(frames: list[tuple[Detections, Identities]], tracker: str) -> tuple[
     way: dict[int, list[float]] = {}
     for index, (detections, ids) in enumerate(frames):
         seen = detections if tracker == "bytetrack" else detections[detections.confidence >= CONF]
-        feed.count(Frame(image, index * 33_000_000, index, "m"), *track([feed], [seen]))
+        feed.count(Frame(image, index * 33_000_000, index, "m"), track([feed], [seen])[0])
         for identity, x in zip(ids, detections.anchors[:, 0].tolist(), strict=True):
             way.setdefault(identity, []).append(x)
     assert feed.counter is not None

@@ -51,7 +51,7 @@ class Scene:
         time_ns = self.start_ns + round(self.index / self.fps * SECOND)
         frame = Frame(np.zeros((400, 640, 3), np.uint8), time_ns, self.index, "0", "gate")
         self.index += 1
-        selected = self.feed.count(frame, *track([self.feed], [detections]))
+        selected = self.feed.count(frame, track([self.feed], [detections])[0])
         assert selected.counts is not None
         self.counts.append(selected.counts)
         return selected
@@ -167,7 +167,7 @@ def test_a_video_s_own_time_counts_not_how_fast_it_is_read() -> None:
     feed = feed_of(zones=LOWER)
     box = Detections(np.array([[80, 280, 120, 360]], np.float32), np.array([0.9], np.float32), np.array([0]))
     frames = [Frame(np.zeros((400, 640, 3), np.uint8), n, n, "v", "gate", n * SECOND // 10) for n in range(42)]
-    assert [feed.count(frame, *track([feed], [box])).dwell for frame in frames][-1] == ((4.0,),)
+    assert [feed.count(frame, track([feed], [box])[0]).dwell for frame in frames][-1] == ((4.0,),)
 
 
 def test_without_tracking_zones_select_and_nothing_is_counted() -> None:
@@ -208,7 +208,7 @@ def test_a_frame_of_another_size_does_not_cross_lines() -> None:
     box = Detections(np.array([[80, 180, 120, 260]], np.float32), np.array([0.9], np.float32), np.array([0]))
     for n in range(4):
         large = Frame(np.zeros((800, 640, 3), np.uint8), scene.start_ns + 3 * SECOND + n, n, "0", "gate")
-        counts = scene.feed.count(large, *track([scene.feed], [box])).counts
+        counts = scene.feed.count(large, track([scene.feed], [box])[0]).counts
         assert counts is not None and not counts.crossed
 
 
@@ -227,7 +227,7 @@ def test_masks_poses_and_rotated_boxes_stay_with_their_objects() -> None:
         rotated=rotated,
     )
     frames = [Frame(np.zeros((400, 640, 3), np.uint8), n * SECOND, n, "0", "gate") for n in range(4)]
-    shown = [feed.count(frame, *track([feed], [objects])) for frame in frames][-1]
+    shown = [feed.count(frame, track([feed], [objects])[0]) for frame in frames][-1]
     assert shown.track_id is not None and shown.rotated is not None and shown.keypoints is not None
     assert shown.track_id.tolist() == [1, 3] and shown.dwell == ((2.0,), (2.0,))
     assert shown.masks == (masks[0], masks[2])

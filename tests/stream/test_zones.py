@@ -67,16 +67,16 @@ def test_without_zones_points_are_in_none() -> None:
     assert Zones({}).containing([0.5, 0.1], [0.5, 0.9]) == [(), ()]
 
 
-def test_opencv_is_asked_only_about_points_within_the_bounds_of_a_polygon(monkeypatch: pytest.MonkeyPatch) -> None:
-    zones, asked = Zones({"rectangle": RECTANGLE, "roof": ROOF}), []
+def test_opencv_tests_only_points_within_the_bounds_of_a_polygon(monkeypatch: pytest.MonkeyPatch) -> None:
+    zones, tested = Zones({"rectangle": RECTANGLE, "roof": ROOF}), []
 
     def test(polygon: object, point: tuple[float, float], distance: bool) -> float:
-        asked.append(point)
+        tested.append(point)
         return 1.0
 
     monkeypatch.setattr(cv2, "pointPolygonTest", test)
     zones.containing([0.3, 0.5, 0.9], [0.2, 0.6, 0.6])
-    assert asked == [(0.5, 0.6)]
+    assert tested == [(0.5, 0.6)]
 
 
 def test_a_stay_lasts_until_the_object_was_last_inside() -> None:
