@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any, TypeVar
 
 from edgesparse.runtime.counts import DIRECTIONS, Counts
 from edgesparse.stream.sinks.draw import class_name
-from edgesparse.stream.totals import grouped, totals
+from edgesparse.stream.totals import totals
 
 _quoted = lru_cache(json.dumps)
+_Value = TypeVar("_Value")
 
 
 def counted(counts: Counts, names: Sequence[str]) -> dict[str, object]:
@@ -54,7 +56,7 @@ def counted_text(counts: Counts, names: Sequence[str]) -> str:
 
 
 def _totals_text(counts: Counts, classes: Mapping[int, str]) -> str:
-    crossed, entered, left = grouped(counts.crossed), grouped(counts.entered), grouped(counts.left)
+    crossed, entered, left = _grouped(counts.crossed), _grouped(counts.entered), _grouped(counts.left)
     lines, zones = [], []
     for line in counts.lines:
         ways = [f'"{way}": {_part(crossed.get((line, way), {}), classes)}' for way in DIRECTIONS]
@@ -73,3 +75,11 @@ def _totals_text(counts: Counts, classes: Mapping[int, str]) -> str:
 def _part(numbers: Mapping[int, int], classes: Mapping[int, str]) -> str:
     texts = ", ".join([f"{classes[class_id]}: {number}" for class_id, number in numbers.items()])
     return f'{{"total": {sum(numbers.values())}, "classes": {{{texts}}}}}'
+
+
+def _grouped(counts: Mapping[Any, _Value]) -> dict[tuple[str, ...], dict[int, _Value]]:
+    """Return the values per class id, in their order, by the rest of their keys."""
+    groups: dict[tuple[str, ...], dict[int, _Value]] = {}
+    for key in sorted(counts):
+        groups.setdefault(key[:-1], {})[key[-1]] = counts[key]
+    return groups

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from edgesparse.runtime.counts import DIRECTIONS, Counts
 from edgesparse.stream.sinks.draw import class_name
 
-_Value = TypeVar("_Value")
 Totals = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -20,28 +19,19 @@ def totals(counts: Counts, names: Sequence[str]) -> Totals:
     """
     if not counts.tracked:
         return {"lines": {}, "zones": {}}
-    crossed, entered, left = grouped(counts.crossed), grouped(counts.entered), grouped(counts.left)
     lines: dict[str, dict[str, Any]] = {
-        line: {direction: _part(crossed.get((line, direction), {}), names) for direction in DIRECTIONS}
+        line: {direction: _part(counts.crossings_of(line, direction), names) for direction in DIRECTIONS}
         for line in counts.lines
     }
     zones = {
         zone: {
-            "entered": _part(entered.get((zone,), {}), names),
-            "left": _part({class_id: count for class_id, (count, _) in left.get((zone,), {}).items()}, names),
-            "seconds": _part({class_id: seconds for class_id, (_, seconds) in left.get((zone,), {}).items()}, names),
+            "entered": _part(counts.entries_of(zone), names),
+            "left": _part({class_id: count for class_id, (count, _) in counts.exits_of(zone).items()}, names),
+            "seconds": _part({class_id: seconds for class_id, (_, seconds) in counts.exits_of(zone).items()}, names),
         }
         for zone in counts.zones
     }
     return {"lines": lines, "zones": zones}
-
-
-def grouped(counts: Mapping[Any, _Value]) -> dict[tuple[str, ...], dict[int, _Value]]:
-    """Return the values per class id, in order, by the rest of their keys."""
-    groups: dict[tuple[str, ...], dict[int, _Value]] = {}
-    for key in sorted(counts):
-        groups.setdefault(key[:-1], {})[key[-1]] = counts[key]
-    return groups
 
 
 def _part(values: Mapping[int, float], names: Sequence[str]) -> dict[str, Any]:
