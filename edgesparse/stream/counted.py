@@ -39,7 +39,7 @@ def counted_text(counts: Counts, names: Sequence[str]) -> str:
         return json.dumps(counted(counts, names))
 
     def of(track_id: int, class_id: int) -> str:
-        return f'"track": {track_id}, "class_id": {class_id}, "class": {classes[class_id]}'
+        return f'"track": {track_id}, "class_id": {class_id}, "class": {_quoted(class_name(names, class_id))}'
 
     crossings = [
         f'{{"line": {_quoted(c.line)}, "direction": "{c.direction}", {of(c.track_id, c.class_id)}}}'
