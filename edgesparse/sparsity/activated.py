@@ -15,8 +15,9 @@ import numpy as np
 from edgesparse.model.threads import in_threads
 from edgesparse.model.unfold import Product
 from edgesparse.model.wiring import Array, Wiring, attribute
-from edgesparse.sparsity.fitting import Fit, Mask, Matrix, Moments, Single, ridge_of, solve
+from edgesparse.sparsity.fitting import Fit, Moments, ridge_of
 from edgesparse.sparsity.position_weights import PositionWeights
+from edgesparse.sparsity.solving import Kept, Mask, Matrix, Single
 
 Activation = Callable[[Single], Single]
 Pairs = Callable[[], Iterable[tuple[Array, Array]]]
@@ -35,8 +36,17 @@ def activation_of(wiring: Wiring, name: str) -> Activation | None:
         slope = np.float32(attribute(readers[0], "alpha", 0.01))
         return lambda x: np.where(x > 0, x, slope * x)
     if kinds == ["Mul", "Sigmoid"] and set(readers[0].input) == {name, readers[1].output[0]}:
-        return lambda x: x / (1 + np.exp(-np.maximum(x, -80)))
+        return _silu
     return None
+
+
+def _silu(x: Single) -> Single:
+    # in place: fresh memory for each intermediate result takes longer than the arithmetic
+    result = np.maximum(x, -80)
+    np.negative(result, out=result)
+    np.exp(result, out=result)
+    result += 1
+    return np.divide(x, result, out=result)
 
 
 class _Missing(NamedTuple):
@@ -61,9 +71,9 @@ def activated(
     step is shorter; after one that makes it better, longer: the less passes the activation, the longer steps must be.
     """
     best, pace = list(fits), np.ones((work.parts, len(fits[0].weight)))
-    missing = _missing(work, best, pairs, weights, activation)
+    steps, missing = _Steps(moments, fits), _missing(work, best, pairs, weights, activation)
     for _ in range(ROUNDS):
-        trial = [_step(moments, i, part, missing, pace[i]) for i, part in enumerate(best)]
+        trial = steps.beyond(best, missing, pace)
         left = _missing(work, trial, pairs, weights, activation)
         better = left.squares < missing.squares
         best = [_rows(rows, new, old) for rows, new, old in zip(better, trial, best, strict=True)]
@@ -82,33 +92,50 @@ def _rows(rows: Mask, new: Fit, old: Fit) -> Fit:
     return replace(old, weight=weight, bias=np.where(rows, new.bias, old.bias))
 
 
-def _step(moments: Moments, part: int, fit: Fit, missing: _Missing, pace: Matrix) -> Fit:
-    normal = moments.normal(part, True)
-    mean = pace * missing.total[part] / moments.count
-    h = normal.xx + ridge_of(normal.xx) * np.eye(len(normal.xx))
-    products = pace[:, None] * missing.products[part] / moments.count
-    step = solve(h, products - np.outer(mean, normal.x), fit.mask)
-    return replace(fit, weight=fit.weight + step, bias=fit.bias + mean - step @ normal.x)
+class _Steps:
+    """The steps from fits with the masks of `fits` towards what is missing."""
+
+    def __init__(self, moments: Moments, fits: Sequence[Fit]) -> None:
+        self._count, self._x = moments.count, moments.x / moments.count
+        h = moments.xx / moments.count - self._x[:, :, None] * self._x[:, None]
+        for part in h:
+            part[np.diag_indices_from(part)] += ridge_of(part)
+        self._kept = Kept(h, np.stack([fit.mask for fit in fits]))
+
+    def beyond(self, fits: Sequence[Fit], missing: _Missing, pace: Matrix) -> list[Fit]:
+        """Return `fits` one step, times `pace` [parts, r], further."""
+        mean = pace * missing.total / self._count
+        products = pace[..., None] * missing.products / self._count
+        step = self._kept.solve(products - mean[..., None] * self._x[:, None])
+        bias = mean - (step @ self._x[..., None])[..., 0]
+        return [
+            replace(fit, weight=fit.weight + more, bias=fit.bias + shift)
+            for fit, more, shift in zip(fits, step, bias, strict=True)
+        ]
 
 
 def _missing(
     work: Product, fits: Sequence[Fit], pairs: Pairs, weights: PositionWeights | None, activation: Activation
 ) -> _Missing:
-    matrix = np.stack([part.weight for part in fits]).astype(np.float32).transpose(0, 2, 1)
-    bias = np.stack([part.bias for part in fits]).astype(np.float32)[:, None]
+    matrix = np.stack([part.weight for part in fits]).astype(np.float32)
+    bias = np.stack([part.bias for part in fits]).astype(np.float32)[..., None]
 
     def by_part(values: Single) -> Single:
-        return values.reshape(len(values), work.parts, -1).transpose(1, 0, 2)
+        """[positions, channels] as [parts, channels, positions], which is the order in memory behind a convolution."""
+        return values.T.reshape(work.parts, -1, len(values))
 
     def sums(item: tuple[int, tuple[Array, Array]]) -> _Missing:
         batch, (x, y) = item
         inputs = by_part(work.inputs(x))
-        left = by_part(activation(work.outputs(y))) - activation(inputs @ matrix + bias)
+        own = matrix @ inputs
+        own += bias
+        left = activation(by_part(work.outputs(y)))
+        left -= activation(own)
         counted = left
         if weights is not None and y.ndim == 4:
-            counted = left * weights.weights(batch, *y.shape[2:])[:, None]
-        products = counted.transpose(0, 2, 1) @ inputs
-        return _Missing(products, counted.sum(1), (counted * left).sum(1))
+            counted = left * weights.weights(batch, *y.shape[2:])
+        squares = np.einsum("prn,prn->pr", counted, left)
+        return _Missing(counted @ inputs.transpose(0, 2, 1), counted.sum(2), squares)
 
     width = fits[0].weight.shape[1]
     rows = (work.parts, len(fits[0].weight))

@@ -15,10 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgesparse.model.threads import in_threads
+from edgesparse.sparsity.solving import Mask, Matrix, Single, solve
 
-Matrix = npt.NDArray[np.float64]
-Single = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 RIDGE = 1e-3
 """Strength of the pull towards the dense weights, as a share of the inputs' mean square."""
 BLOCK = 256
@@ -122,7 +120,7 @@ def fit(normal: Normal, dense: Matrix, groups: npt.NDArray[np.intp], mask: Mask)
     g += ridge * dense
     weight = solve(h, g, mask)
     if len(groups):
-        candidate = exchange(h, g, mask, groups)
+        candidate = exchange(h, g, mask, groups, weight)
         refitted = solve(h, g, candidate)
         # exchanges are chosen in float32, where inputs that are nearly alike can hide a loss
         better = _explained(refitted, g) > _explained(weight, g)
@@ -144,35 +142,14 @@ def ridge_of(h: Matrix) -> float:
     return RIDGE * max(float(np.trace(h)) / len(h), 1e-12)
 
 
-def solve(h: Matrix, g: Matrix, mask: Mask) -> Matrix:
-    """For each row r the weights that minimize w h w' - 2 g[r] w', zero where `mask` is False.
-
-    `h` [d, d] positive definite, `g` and `mask` [r, d], with equally many True in each row.
-    """
-    if not mask.any():
-        return np.zeros_like(g)
-    if mask.all():
-        return np.linalg.solve(h, g.T).T.astype(np.float64, copy=False)
-    kept = np.nonzero(mask)[1].reshape(len(mask), -1)
-    weight = np.zeros_like(g)
-    count = max(1, 8 * CACHE // (8 * kept.shape[1] ** 2))
-    for first in range(0, len(g), count):
-        rows = slice(first, first + count)
-        columns = kept[rows]
-        part = h[columns[:, :, None], columns[:, None, :]]
-        right = np.take_along_axis(g[rows], columns, 1)
-        np.put_along_axis(weight[rows], columns, np.linalg.solve(part, right[..., None])[..., 0], 1)
-    return weight
-
-
-def exchange(h: Matrix, g: Matrix, mask: Mask, groups: npt.NDArray[np.intp]) -> Mask:
+def exchange(h: Matrix, g: Matrix, mask: Mask, groups: npt.NDArray[np.intp], weight: Matrix) -> Mask:
     """`mask` after exchanging kept for dropped weights, within groups, while that lowers w h w' - 2 g w'.
 
-    Wide layers are processed in blocks of columns, each with the other blocks' weights fixed.
+    `weight` [r, d]: what `solve` returns for `mask`. Wide layers are processed in blocks of columns, each with the other
+    blocks' weights fixed.
     """
-    mask = mask.copy()
+    mask, weight = mask.copy(), weight.copy()
     blocks = np.array_split(groups, -(-groups.size // BLOCK))
-    weight = solve(h, g, mask) if len(blocks) > 1 else np.zeros_like(g)
     for block in blocks:
         columns, local = np.unique(block, return_inverse=True)
         weight[:, columns] = 0
