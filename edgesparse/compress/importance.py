@@ -22,8 +22,9 @@ from edgesparse.model.outputs import ReferenceOutputs
 from edgesparse.model.unfold import Product, product
 from edgesparse.model.wiring import Wiring
 from edgesparse.sparsity.channels import Index
-from edgesparse.sparsity.fitting import RIDGE, Matrix, Normal
+from edgesparse.sparsity.fitting import RIDGE, Normal
 from edgesparse.sparsity.rebuild import FitData, moments_of
+from edgesparse.sparsity.solving import Matrix
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,11 @@ from edgesparse.model.outputs import ReferenceOutputs
 from edgesparse.model.threads import blas_on_one_core
 from edgesparse.predict.boards import Board, board
 from edgesparse.progress import Progress, quiet
-from edgesparse.sparsity.fitting import Mask
 from edgesparse.sparsity.position_weights import PositionWeights
 from edgesparse.sparsity.rebuild import FitData, LayerFit, States, rebuild
 from edgesparse.sparsity.reconstruct import Task
 from edgesparse.sparsity.search import Search
+from edgesparse.sparsity.solving import Mask
 
 BOARD, PRECISION = "orin-nano-8gb", "int8"
 IMAGES = 40

@@ -150,11 +150,11 @@ class Tape:
             self._path(name).unlink()
             del self._types[name], self._written[name]
 
-    def read(self, name: str, step: int = 1) -> Iterator[Array]:
-        """Tensor `name` of every `step`-th batch in turn."""
+    def read(self, name: str, step: int = 1, first: int = 0) -> Iterator[Array]:
+        """Tensor `name` of every `step`-th batch in turn, without the `first` of these."""
         with self._path(name).open("rb") as file:
             for i, (shape, kind) in enumerate(self._written[name]):
-                if i % step:
+                if i % step or i < first * step:
                     file.seek(prod(shape) * kind.itemsize, SEEK_CUR)
                     continue
                 value: Array = np.fromfile(file, kind, prod(shape)).reshape(shape)

@@ -6,8 +6,9 @@ GLMtron (Kakade et al., 2011, arXiv:1104.2018), with steps scaled by the second 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +21,12 @@ from edgesparse.sparsity.position_weights import PositionWeights
 from edgesparse.sparsity.solving import Kept, Mask, Matrix, Single
 
 Activation = Callable[[Single], Single]
-Pairs = Callable[[], Iterable[tuple[Array, Array]]]
-"""Starts a pass over a layer's inputs in the pruned model and its outputs in the dense model, per batch."""
+Pairs = Callable[[int], Iterable[tuple[Array, Array]]]
+"""Starts a pass, from a batch on, over a layer's inputs in the pruned model and its outputs in the dense model."""
 ROUNDS = 5
 """Each passes over the layer's inputs once."""
+HELD = 1 << 27
+"""Most bytes of inputs and targets held between passes; other batches are read and prepared again."""
 
 
 def activation_of(wiring: Wiring, name: str) -> Activation | None:
@@ -71,10 +74,11 @@ def activated(
     step is shorter; after one that makes it better, longer: the less passes the activation, the longer steps must be.
     """
     best, pace = list(fits), np.ones((work.parts, len(fits[0].weight)))
-    steps, missing = _Steps(moments, fits), _missing(work, best, pairs, weights, activation)
+    steps, data = _Steps(moments, fits), _Data(work, pairs, weights, activation)
+    missing = _missing(data, best)
     for _ in range(ROUNDS):
         trial = steps.beyond(best, missing, pace)
-        left = _missing(work, trial, pairs, weights, activation)
+        left = _missing(data, trial)
         better = left.squares < missing.squares
         best = [_rows(rows, new, old) for rows, new, old in zip(better, trial, best, strict=True)]
         missing = _Missing(
@@ -114,33 +118,64 @@ class _Steps:
         ]
 
 
-def _missing(
-    work: Product, fits: Sequence[Fit], pairs: Pairs, weights: PositionWeights | None, activation: Activation
-) -> _Missing:
+class _Batch(NamedTuple):
+    """One batch by part: inputs [parts, d, positions], targets [parts, r, positions] behind the activation, and how
+    much each position counts.
+    """
+
+    inputs: Single
+    target: Single
+    weight: Single | None
+
+
+class _Data:
+    """The batches that a layer is fitted on. The first ones, up to HELD bytes, are prepared once for all passes."""
+
+    def __init__(self, work: Product, pairs: Pairs, weights: PositionWeights | None, activation: Activation) -> None:
+        self.work, self.activation = work, activation
+        self._pairs, self._weights = pairs, weights
+        self._held: list[_Batch] = []
+        self._room = HELD
+
+    def each(self, function: Callable[[_Batch], _Missing]) -> Iterator[_Missing]:
+        """Yield `function`, called in threads, of each batch."""
+
+        def of(item: tuple[int, _Batch | tuple[Array, Array]]) -> tuple[_Batch, _Missing]:
+            number, source = item
+            batch = source if isinstance(source, _Batch) else self._prepared(number, *source)
+            return batch, function(batch)
+
+        sources: Iterator[_Batch | tuple[Array, Array]] = chain(tuple(self._held), self._pairs(len(self._held)))
+        for number, (batch, result) in enumerate(in_threads(of, enumerate(sources))):
+            if number == len(self._held):
+                self._room -= batch.inputs.nbytes + batch.target.nbytes
+                self._held += [batch] if self._room >= 0 else []
+            yield result
+
+    def _prepared(self, number: int, x: Array, y: Array) -> _Batch:
+        weight = None if self._weights is None or y.ndim != 4 else self._weights.weights(number, *y.shape[2:])
+        target = self.activation(self._by_part(self.work.outputs(y)))
+        return _Batch(self._by_part(self.work.inputs(x)), target, weight)
+
+    def _by_part(self, values: Single) -> Single:
+        """[positions, channels] as [parts, channels, positions], the order in memory behind a convolution."""
+        return values.T.reshape(self.work.parts, -1, len(values))
+
+
+def _missing(data: _Data, fits: Sequence[Fit]) -> _Missing:
     matrix = np.stack([part.weight for part in fits]).astype(np.float32)
     bias = np.stack([part.bias for part in fits]).astype(np.float32)[..., None]
 
-    def by_part(values: Single) -> Single:
-        """[positions, channels] as [parts, channels, positions], which is the order in memory behind a convolution."""
-        return values.T.reshape(work.parts, -1, len(values))
-
-    def sums(item: tuple[int, tuple[Array, Array]]) -> _Missing:
-        batch, (x, y) = item
-        inputs = by_part(work.inputs(x))
-        own = matrix @ inputs
+    def sums(batch: _Batch) -> _Missing:
+        own = matrix @ batch.inputs
         own += bias
-        left = activation(by_part(work.outputs(y)))
-        left -= activation(own)
-        counted = left
-        if weights is not None and y.ndim == 4:
-            counted = left * weights.weights(batch, *y.shape[2:])
+        left = batch.target - data.activation(own)
+        counted = left if batch.weight is None else left * batch.weight
         squares = np.einsum("prn,prn->pr", counted, left)
-        return _Missing(counted @ inputs.transpose(0, 2, 1), counted.sum(2), squares)
+        return _Missing(counted @ batch.inputs.transpose(0, 2, 1), counted.sum(2), squares)
 
-    width = fits[0].weight.shape[1]
-    rows = (work.parts, len(fits[0].weight))
-    result = _Missing(np.zeros((*rows, width)), np.zeros(rows), np.zeros(rows))
-    for added in in_threads(sums, enumerate(pairs())):
+    result = _Missing(np.zeros(matrix.shape), np.zeros(matrix.shape[:2]), np.zeros(matrix.shape[:2]))
+    for added in data.each(sums):
         for total, part in zip(result, added, strict=True):
             total += part
     return result

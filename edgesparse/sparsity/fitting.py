@@ -145,8 +145,8 @@ def ridge_of(h: Matrix) -> float:
 def exchange(h: Matrix, g: Matrix, mask: Mask, groups: npt.NDArray[np.intp], weight: Matrix) -> Mask:
     """`mask` after exchanging kept for dropped weights, within groups, while that lowers w h w' - 2 g w'.
 
-    `weight` [r, d]: what `solve` returns for `mask`. Wide layers are processed in blocks of columns, each with the other
-    blocks' weights fixed.
+    `weight` [r, d]: what `solve` returns for `mask`. Wide layers are processed in blocks of columns, each with the
+    other blocks' weights fixed.
     """
     mask, weight = mask.copy(), weight.copy()
     blocks = np.array_split(groups, -(-groups.size // BLOCK))

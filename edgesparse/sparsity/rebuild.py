@@ -32,10 +32,11 @@ from edgesparse.model.wiring import Array, Wiring
 from edgesparse.progress import Progress
 from edgesparse.sparsity import fitting
 from edgesparse.sparsity.activated import activated, activation_of
-from edgesparse.sparsity.fitting import Mask, Moments, Sums, fit
+from edgesparse.sparsity.fitting import Moments, Sums, fit
 from edgesparse.sparsity.mask import GROUP, mask_2to4, violations
 from edgesparse.sparsity.permute import drop_unread
 from edgesparse.sparsity.position_weights import PositionWeights
+from edgesparse.sparsity.solving import Mask
 from edgesparse.sparsity.swapped import line_of
 
 
@@ -242,11 +243,13 @@ def fit_layer(dense: Tape, pruned: Tape, work: Product, start: Mask, search: boo
     step = data.step(dense, work)
     weights = data.weights and data.weights.every(step)
 
-    def pairs() -> Iterator[tuple[Array, Array]]:
-        outputs = dense.read(name, step)
-        return zip(pruned.read(work.reads, step), outputs if line is None else map(line.of, outputs), strict=True)
+    def pairs(first: int) -> Iterator[tuple[Array, Array]]:
+        outputs = dense.read(name, step, first)
+        return zip(
+            pruned.read(work.reads, step, first), outputs if line is None else map(line.of, outputs), strict=True
+        )
 
-    moments = moments_of([work], ([pair] for pair in pairs()), weights)[0]
+    moments = moments_of([work], ([pair] for pair in pairs(0)), weights)[0]
     fits = [fit(moments.normal(i, intercept), matrix[r], groups, mask[r]) for i, r in enumerate(rows)]
     activation = activation_of(pruned.wiring, name)
     if activation is not None and intercept:

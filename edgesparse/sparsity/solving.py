@@ -17,7 +17,7 @@ CHUNK = 1 << 23
 """Bytes of matrices that a thread works on at a time."""
 HELD = 1 << 28
 """Most bytes of factors that `Kept` holds; what does not fit is factored again for each right-hand side."""
-BLOCK = 32
+BLOCK = 16
 """Rows of a triangular factor that are solved for at once."""
 
 
@@ -26,7 +26,8 @@ def solve(h: Matrix, g: Matrix, mask: Mask) -> Matrix:
 
     `h` [d, d] positive definite, `g` and `mask` [r, d], with equally many True in each row.
     """
-    return Kept(h[None], mask[None], 0).solve(g[None])[0]
+    weight: Matrix = Kept(h[None], mask[None], 0).solve(g[None])[0]
+    return weight
 
 
 class Kept:
@@ -55,23 +56,32 @@ class Kept:
 
 
 class _Factor:
-    """The Cholesky factors of positive definite `matrices` [n, k, k], by blocks of rows: what is left of the diagonal,
-    and the inverse of the triangle on it. NumPy has no solver for triangles.
+    """Cholesky factors of `matrices` [n, k, k], by blocks of rows: what is left of the diagonal, and the inverse of the
+    triangle on it, since NumPy has no solver for triangles.
     """
 
     def __init__(self, matrices: Matrix) -> None:
-        lower = np.linalg.cholesky(matrices)
-        self._blocks = [
-            (slice(i, i + BLOCK), lower[:, i : i + BLOCK, :i].copy(), np.linalg.inv(lower[:, i : i + BLOCK, i : i + BLOCK]))
-            for i in range(0, lower.shape[1], BLOCK)
-        ]
+        self._blocks: list[tuple[slice, npt.NDArray[Any], npt.NDArray[Any]]] = []
+        self._inverse: npt.NDArray[Any] | None = None
+        try:
+            lower: npt.NDArray[Any] = np.linalg.cholesky(matrices)
+        except np.linalg.LinAlgError:
+            # covariances of inputs that vary far less than their means are: float32 rounds them below zero
+            self._inverse = np.linalg.inv(matrices)
+            return
+        for first in range(0, lower.shape[1], BLOCK):
+            rows = slice(first, first + BLOCK)
+            self._blocks.append((rows, lower[:, rows, :first].copy(), np.linalg.inv(lower[:, rows, rows])))
 
     @property
     def nbytes(self) -> int:
-        return sum(left.nbytes + inverse.nbytes for _, left, inverse in self._blocks)
+        whole = 0 if self._inverse is None else self._inverse.nbytes
+        return whole + sum(left.nbytes + inverse.nbytes for _, left, inverse in self._blocks)
 
     def solve(self, right: Matrix) -> Matrix:
         """Return the solutions for `right` [n, k, sides]."""
+        if self._inverse is not None:
+            return self._inverse @ right
         solution = right.copy()
         for rows, left, inverse in self._blocks:
             solution[:, rows] = inverse @ (solution[:, rows] - left @ solution[:, : rows.start])

@@ -77,6 +77,13 @@ def test_weights_changed_between_segments_take_effect_from_there_on(tmp_path: Pa
         np.testing.assert_array_equal(b, y)
 
 
+def test_a_part_of_the_batches_can_be_read(tmp_path: Path) -> None:
+    tape = Tape(net(), tmp_path)
+    tape.load(lambda: [np.full((1, 4, 6, 6), i, np.float32) for i in range(7)])
+    for step, first, numbers in ((1, 0, range(7)), (1, 5, (5, 6)), (3, 0, (0, 3, 6)), (3, 2, (6,)), (3, 3, ())):
+        assert [batch[0, 0, 0, 0] for batch in tape.read("x", step, first)] == list(numbers)
+
+
 def test_values_too_large_for_half_precision_stay_float(tmp_path: Path) -> None:
     tape = Tape(net(), tmp_path)
     large = np.full((1, 4, 6, 6), 1e6 + 1, np.float32)

@@ -13,6 +13,7 @@ from edgesparse.model.activations import Tape
 from edgesparse.model.unfold import product
 from edgesparse.model.wiring import Wiring
 from edgesparse.progress import quiet
+from edgesparse.sparsity import activated as activated_module
 from edgesparse.sparsity.activated import activated, activation_of
 from edgesparse.sparsity.fitting import fit
 from edgesparse.sparsity.inspect import inspect
@@ -81,7 +82,8 @@ def test_what_passes_the_activation_is_closer_under_the_same_mask(kind: str, gro
         fit(moments.normal(i, True), work.matrix[r], np.empty((0, 4), np.intp), mask[r]) for i, r in enumerate(rows)
     ]
     assert activation is not None
-    better = activated(work, moments, fits, lambda: zip(BATCHES, targets, strict=True), weights, activation)
+    pairs = list(zip(BATCHES, targets, strict=True))
+    better = activated(work, moments, fits, lambda first: pairs[first:], weights, activation)
 
     def error(parts: list[Any]) -> Any:
         """The weighted squared error of each output behind the activation."""
@@ -96,6 +98,26 @@ def test_what_passes_the_activation_is_closer_under_the_same_mask(kind: str, gro
     assert all((part.weight[~part.mask] == 0).all() for part in better)
     assert (error(better) <= error(fits) * 1.001).all()
     assert error(better).sum() < (0.3 if group == 1 else 0.95) * error(fits).sum()
+
+
+def test_batches_that_do_not_fit_into_memory_are_read_again_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    wiring = Wiring(network(*SILU).graph)
+    work, activation = product(wiring, wiring.graph.node[0]), activation_of(wiring, "a")
+    pairs = [(x, run(network(node("Identity", ["a"], ["y"])), x)[0]) for x in BATCHES]
+    moments = moments_of([work], ([pair] for pair in pairs), None)[0]
+    mask = work.as_matrix(mask_2to4(work.weight.values, 1))
+    fits = [fit(moments.normal(0, True), work.matrix, np.empty((0, 4), np.intp), mask)]
+    assert activation is not None
+    one, results = 2 * pairs[0][0].nbytes, []
+    for room, again in ((0, 0), (one, 1), (3 * one, 3)):
+        monkeypatch.setattr(activated_module, "HELD", room)
+        starts: list[int] = []
+        results += activated(
+            work, moments, fits, lambda first, to=starts: to.append(first) or pairs[first:], None, activation
+        )
+        assert starts == [0] + [again] * activated_module.ROUNDS
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.weight, results[0].weight)
 
 
 @pytest.mark.parametrize("kind", ["Conv", "MatMul"])

@@ -10,8 +10,8 @@ from small_models import random
 
 from edgesparse.sparsity import fitting
 from edgesparse.sparsity.fitting import Moments, Sums, exchange, fit
-from edgesparse.sparsity.solving import solve
 from edgesparse.sparsity.mask import mask_2to4
+from edgesparse.sparsity.solving import solve
 
 
 @pytest.mark.parametrize("weighed", [False, True])
