@@ -108,14 +108,18 @@ def test_batches_that_do_not_fit_into_memory_are_read_again_and_change_nothing(m
     mask = work.as_matrix(mask_2to4(work.weight.values, 1))
     fits = [fit(moments.normal(0, True), work.matrix, np.empty((0, 4), np.intp), mask)]
     assert activation is not None
-    one, results = 2 * pairs[0][0].nbytes, []
-    for room, again in ((0, 0), (one, 1), (3 * one, 3)):
+    starts: list[int] = []
+
+    def read(first: int) -> list[tuple[Any, Any]]:
+        starts.append(first)
+        return pairs[first:]
+
+    size, results = 2 * pairs[0][0].nbytes, []
+    for room, again in ((0, 0), (size, 1), (3 * size, 3)):
         monkeypatch.setattr(activated_module, "HELD", room)
-        starts: list[int] = []
-        results += activated(
-            work, moments, fits, lambda first, to=starts: to.append(first) or pairs[first:], None, activation
-        )
+        results += activated(work, moments, fits, read, None, activation)
         assert starts == [0] + [again] * activated_module.ROUNDS
+        starts.clear()
     for result in results[1:]:
         np.testing.assert_array_equal(result.weight, results[0].weight)
 
