@@ -39,7 +39,7 @@ from edgesparse.runtime.evaluate import SCORING, evaluate
 from edgesparse.runtime.labels.read import Labels
 from edgesparse.sparsity.inspect import inspect
 
-PACKAGES = ("nvidia-modelopt[onnx]==0.47.0",)
+PACKAGES = ("nvidia-modelopt[onnx]==0.47.0", "requests", "huggingface_hub")
 PEERS = (
     ("modelopt", "entropy", False),
     ("modelopt", "max", False),

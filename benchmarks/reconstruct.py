@@ -1,7 +1,7 @@
 """How much of a network's score is kept by pruning to 2:4 without labels, in what time and memory?
 
     python benchmarks/reconstruct.py [--real ../shared/real] [--case yolox_nano-all ... drop parts crops] [--steps N]
-        [--seed N] [--keep FOLDER] [--save]
+        [--seed N] [--keep FOLDER] [--modelopt FOLDER] [--save]
 
 `DETECTOR-all` prunes every eligible layer of one of four detectors, `DETECTOR-half` half of the eligible MACs, on the
 288 images of coco_mini/train and unlabelled/, without labels; then all weights are trained for --steps, where PyTorch
@@ -9,14 +9,15 @@ is installed and can run the detector. Scored on coco_mini/val (COCO mAP), on wh
 pruned models, and trains those that are there. `drop` prunes as much of YOLOX-nano as a loss of one point allows,
 `parts` the default detector's dense network, scored on scenes not used for training (COCO mAP); `crops` a small network
 of Gemm and MatMul, trained here, that classifies the part in a crop (accuracy). Each case runs in its own process. The
-baseline is one-shot magnitude pruning, the rule of NVIDIA ASP and of ModelOpt's sparse_magnitude. CPU seconds are those
-of all cores.
+baseline is one-shot magnitude pruning, the rule of NVIDIA ASP; with --modelopt, ModelOpt's sparse_magnitude is run
+beside it, in an environment in that folder, which is created if it is missing. CPU seconds are those of all cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -32,13 +33,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import part_classifier
 from benchmarks.common import RESULTS, machine, save
 from benchmarks.detectors import PARTS, YOLOX, images
+from benchmarks.int8_accuracy import environment as python_of
 from edgesparse.builder.objects import box_reader, object_masks
 from edgesparse.builder.prepare import detector_spec
 from edgesparse.config import DetectorSpec
@@ -46,6 +48,7 @@ from edgesparse.demo.export import export
 from edgesparse.errors import ModelError
 from edgesparse.model.activations import Batches
 from edgesparse.model.load import load
+from edgesparse.model.wiring import attribute
 from edgesparse.runtime.evaluate import ModelScorer
 from edgesparse.runtime.images import image_files
 from edgesparse.runtime.labels.read import Labels
@@ -135,6 +138,8 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     else:
         if not case.endswith("-half") and case != "drop":
             row["magnitude_score"] = _magnitude(network)
+            if detector and options.modelopt:
+                row["modelopt"] = by_modelopt(network, options.modelopt, folder)
         model, more = refitted(network, CASES[case])
         row |= more
         if kept:
@@ -150,6 +155,31 @@ def _magnitude(network: Network) -> float:
     model.CopyFrom(network.model)
     prune(model)
     return network.score(model)
+
+
+def by_modelopt(network: Network, environment: Path, folder: Path) -> dict[str, Any]:
+    """What ModelOpt makes 2:4, which of these masks are as ours, and the score."""
+    model, ours = ModelProto(), ModelProto()
+    model.CopyFrom(network.model)
+    ours.CopyFrom(network.model)
+    prune(ours)
+    convolutions = {node.input[1]: attribute(node, "group", 1) for node in model.graph.node if node.op_type == "Conv"}
+    weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in convolutions}
+    arrays = {name: numpy_helper.to_array(tensor) for name, tensor in weights.items()}
+    groups: dict[str, Any] = {f"{name}.groups": np.array(convolutions[name]) for name in arrays}
+    np.savez(folder / "weights.npz", **(groups | arrays))
+    command = [str(python_of(environment)), str(Path(__file__).with_name("sparsity_peer.py"))]
+    command += [str(folder / "weights.npz"), str(folder / "sparse.npz")]
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ""})
+    right = {tensor.name: numpy_helper.to_array(tensor) for tensor in ours.graph.initializer if tensor.name in weights}
+    with np.load(folder / "sparse.npz") as changed:
+        for name in changed.files:
+            weights[name].CopyFrom(numpy_helper.from_array(changed[name], name))
+        same = sum(np.array_equal(changed[name], right[name]) for name in changed.files)
+        counts = {"layers": len(changed.files), "as_ours": same}
+    pruned_by_us = sum(not np.array_equal(right[name], arrays[name]) for name in arrays)
+    score = network.score(model)
+    return {"version": ran.stdout.split()[-1], **counts, "layers_by_us": pruned_by_us, "score": score}
 
 
 def refitted(network: Network, options: ReconstructOptions) -> tuple[ModelProto, dict[str, Any]]:
@@ -211,6 +241,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="Train all weights for N steps; 0: not.")
     parser.add_argument("--seed", type=int, default=0, help="Of the training.")
     parser.add_argument("--keep", type=Path, help="Keep pruned models and checkpoints in this folder, and go on there.")
+    parser.add_argument("--modelopt", type=Path, metavar="FOLDER", help="Environment with ModelOpt, to compare with.")
     parser.add_argument("--save", action="store_true", help="Write results/reconstruct.json.")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -223,6 +254,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--inner", "--real", str(arguments.real.resolve()), "--case", case]
         command += ["--steps", str(arguments.steps), "--seed", str(arguments.seed)]
         command += ["--keep", str(arguments.keep)] if arguments.keep else []
+        command += ["--modelopt", str(arguments.modelopt)] if arguments.modelopt else []
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         results[case] = json.loads(ran.stdout.splitlines()[-1])
         print(case, results[case], file=sys.stderr)
