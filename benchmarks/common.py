@@ -28,7 +28,7 @@ def machine() -> dict[str, Any]:
         "versions": {"edgesparse": VERSION, **{name: version for name, version in versions.items() if version}},
         "date": datetime.now(timezone.utc).date().isoformat(),
         "load_average": round(os.getloadavg()[0], 1),
-        "command": " ".join(["python", _program(), *sys.argv[1:]]),
+        "command": " ".join(["python", _program(), *map(_shown, sys.argv[1:])]),
     }
 
 
@@ -61,8 +61,15 @@ def wait_or_kill(process: subprocess.Popen[bytes], limit: float) -> int | None:
 
 
 def _program() -> str:
-    program = Path(sys.argv[0]).resolve()
-    return str(program.relative_to(ROOT)) if program.is_relative_to(ROOT) else program.name
+    return _shown(str(Path(sys.argv[0]).resolve()))
+
+
+def _shown(argument: str) -> str:
+    """Return an argument without this machine's folders: a path in the checkout is relative to it, another its name."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def _version(package: str) -> str:

@@ -137,9 +137,10 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
         row |= json.loads(kept.with_suffix(".json").read_text())
     else:
         if not case.endswith("-half") and case != "drop":
-            row["magnitude_score"] = _magnitude(network)
+            by_magnitude = _by_magnitude(network)
+            row["magnitude_score"] = network.score(by_magnitude)
             if detector and options.modelopt:
-                row["modelopt"] = by_modelopt(network, options.modelopt, folder)
+                row["modelopt"] = by_modelopt(network, by_magnitude, options.modelopt, folder)
         model, more = refitted(network, CASES[case])
         row |= more
         if kept:
@@ -150,19 +151,17 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> dict[str, A
     return row
 
 
-def _magnitude(network: Network) -> float:
+def _by_magnitude(network: Network) -> ModelProto:
     model = ModelProto()
     model.CopyFrom(network.model)
     prune(model)
-    return network.score(model)
+    return model
 
 
-def by_modelopt(network: Network, environment: Path, folder: Path) -> dict[str, Any]:
-    """What ModelOpt makes 2:4, which of these masks are as ours, and the score."""
-    model, ours = ModelProto(), ModelProto()
+def by_modelopt(network: Network, ours: ModelProto, environment: Path, folder: Path) -> dict[str, Any]:
+    """How many layers ModelOpt makes 2:4, in how many of them its weights are those of `ours`, and the score."""
+    model = ModelProto()
     model.CopyFrom(network.model)
-    ours.CopyFrom(network.model)
-    prune(ours)
     convolutions = {node.input[1]: attribute(node, "group", 1) for node in model.graph.node if node.op_type == "Conv"}
     weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in convolutions}
     arrays = {name: numpy_helper.to_array(tensor) for name, tensor in weights.items()}

@@ -100,8 +100,9 @@ class _Steps:
     """The steps from fits with the masks of `fits` towards what is missing."""
 
     def __init__(self, moments: Moments, fits: Sequence[Fit]) -> None:
-        self._count, self._x = moments.count, moments.x / moments.count
-        h = moments.xx / moments.count - self._x[:, :, None] * self._x[:, None]
+        normals = [moments.normal(i, True) for i in range(len(fits))]
+        self._count, self._x = moments.count, np.stack([normal.x for normal in normals])
+        h = np.stack([normal.xx for normal in normals])
         for part in h:
             part[np.diag_indices_from(part)] += ridge_of(part)
         self._kept = Kept(h, np.stack([fit.mask for fit in fits]))

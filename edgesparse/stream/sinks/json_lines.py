@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesparse.runtime.counts import Counts
 from edgesparse.runtime.detections import Detections
 from edgesparse.stream.counted import counted, counted_text
 from edgesparse.stream.frames import Frame
@@ -96,7 +97,7 @@ def frame_record(frame: Frame, detections: Detections, names: Sequence[str]) -> 
         "width": width,
         "height": height,
         "detections": detection_records(detections, names),
-        **({} if (counts := detections.counts) is None or not counts.changed else {"counted": counted(counts, names)}),
+        **({} if (counts := _changed(detections)) is None else {"counted": counted(counts, names)}),
     }
 
 
@@ -108,12 +109,18 @@ def frame_text(frame: Frame, detections: Detections, names: Sequence[str]) -> st
     height, width = frame.image.shape[:2]
     camera = f'"camera": {_quoted(frame.source)}, ' if frame.source else ""
     video = "" if frame.position_ns is None else f', "video_time": {round(frame.position_ns / 1e9, 3)}'
-    counts = detections.counts
-    end = "" if counts is None or not counts.changed else f', "counted": {counted_text(counts, names)}'
+    counts = _changed(detections)
+    end = "" if counts is None else f', "counted": {counted_text(counts, names)}'
     return (
         f'{{{camera}"source": {_quoted(frame.name)}, "frame": {frame.index}, "time": "{wall_time(frame.time_ns)}"'
         f'{video}, "monotonic_ns": {frame.time_ns}, "width": {width}, "height": {height}, "detections": [{text}]{end}}}'
     )
+
+
+def _changed(detections: Detections) -> Counts | None:
+    """Return what was counted, if anything was in this frame."""
+    counts = detections.counts
+    return counts if counts is not None and counts.changed else None
 
 
 def _detections_text(detections: Detections, names: Sequence[str]) -> str | None:
