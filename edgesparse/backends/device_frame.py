@@ -50,7 +50,8 @@ class DeviceFrame:
             )
         try:
             stream = interface.get("stream") if interface["version"] >= 3 else DEFAULT_STREAM
-            shape, strides, dtype = tuple(interface["shape"]), interface.get("strides"), np.dtype(interface["typestr"])
+            shape, strides, kind = tuple(interface["shape"]), interface.get("strides"), interface["typestr"]
+            dtype = _BYTES if kind == "|u1" else np.dtype(kind)  # no type is made for each frame
             address, stream = int(interface["data"][0] or 0), None if stream is None else int(stream)
             return cls(array, address, shape, strides and tuple(strides), dtype, stream)
         except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:

@@ -37,7 +37,8 @@ class FrameBoxes(NamedTuple):
 
     `final`: they are valid boxes (boxes.py), reach their class's threshold, and have passed NMS; most confident first.
     `dropped`: candidates that reached the threshold but are not valid boxes, if `final`. `prototypes`: the frame's part
-    of the output that masks are made of, valid until the slot starts again.
+    of the output that masks are made of, valid until the slot starts again. `in_frame`: boxes are in the pixels of what
+    the model sees of the frame and clipped to it, and none is empty; otherwise they are in the input's pixels.
     """
 
     xyxy: NDArray[np.float32]
@@ -46,6 +47,7 @@ class FrameBoxes(NamedTuple):
     final: bool = False
     dropped: int = 0
     prototypes: NDArray[Any] | None = None
+    in_frame: bool = False
 
 
 NO_BOXES = FrameBoxes(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64), True)
@@ -163,7 +165,8 @@ class FramePlan:
     whole outputs. `strided`: how a GPU finds them instead, with the settings of NMS; None if only `decode` can.
     `multi_label`: a box counts once for each class that it reaches. `fixed`: values of the model's other inputs.
     `depth`: batches in flight. `upright`: whether NMS compares boxes by their corners, as a GPU does. `prototypes`: the
-    index of the output that is returned whole.
+    index of the output that is returned whole. `in_frame`: whether final boxes may come in the frame's pixels, since
+    nothing else is computed from them in the input's.
     """
 
     image: str
@@ -179,6 +182,7 @@ class FramePlan:
     depth: int = 2
     upright: bool = True
     prototypes: int | None = None
+    in_frame: bool = False
 
     def decoded(self, outputs: Sequence[NDArray[Any]], image: int) -> FrameBoxes:
         """Return the candidates of one image. Values that overflow are dropped later and cause no warning here."""

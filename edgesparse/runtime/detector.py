@@ -90,6 +90,7 @@ class Detector(Closing):
             fixed_inputs(runner, image),
             upright=not self._rotated,
             prototypes=head.prototypes(layout),
+            in_frame=self._complete is None,
         )
         slots = runner.frames(plan) or [CpuSlot(runner, plan)]
         self._on_device = slots[0].on_device
@@ -171,8 +172,9 @@ class Detector(Closing):
             array = frame if isinstance(frame, np.ndarray) else self._on_device(frame)
             views.append(seen := self._places.of(array, kind, parts))
             images += [(array, place) for place, _ in seen]
-        self.images = len(images), -(-len(images) // self._size)
-        if self.images[1] > 1:
+        count = len(images)
+        self.images = count, -(-count // self._size)
+        if count > self._size:
             self._note_rounds(*self.images)
         self._rounds.submit(images)
         self._views.append(views)
@@ -183,12 +185,15 @@ class Detector(Closing):
         """
         views = self._views.popleft() if self._views else []
         letterboxes = iter([letterbox for each in views for _, letterbox in each])
-        seen, self._times = list[Detections](), [0] * len(STAGES)
+        seen, total = list[Detections](), [0] * len(STAGES)
         for results, times in self._rounds.collect():
             start = time.perf_counter_ns()
-            seen += [self._detections(boxes, next(letterboxes)) for boxes in results]
-            spent = *times, time.perf_counter_ns() - start
-            self._times = [before + more for before, more in zip(self._times, spent, strict=True)]
+            for boxes in results:
+                seen.append(self._detections(boxes, next(letterboxes)))
+            total[3] += time.perf_counter_ns() - start
+            for i in range(3):
+                total[i] += times[i]
+        self._times = total
         if len(seen) == len(views):
             return seen
         start = time.perf_counter_ns()
@@ -221,6 +226,9 @@ class Detector(Closing):
     def _detections(self, boxes: FrameBoxes, letterbox: Letterbox) -> Detections:
         if boxes.dropped:
             self.faults[UNKNOWN] = self.faults.get(UNKNOWN, 0) + boxes.dropped
+        if boxes.in_frame:
+            values = {"xyxy": boxes.xyxy, "confidence": boxes.confidence, "class_id": boxes.class_id}
+            return having(self._none, **values)
         if not len(boxes.confidence):
             return self._in_frame(letterbox, boxes) if self._complete else self._none
         if self._complete:

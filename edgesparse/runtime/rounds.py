@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from edgesparse.backends.frames import Frame, FrameBoxes, Ring
@@ -42,13 +42,18 @@ class Rounds:
         self._waiting.extend(rounds[started:])
         self._left.append(len(rounds))
 
-    def collect(self) -> Iterator[tuple[list[FrameBoxes], list[int]]]:
-        """Yield the candidates of the oldest batch and the times of its slot, round by round; they are valid until the
+    def collect(self) -> Iterable[tuple[list[FrameBoxes], list[int]]]:
+        """Return the candidates of the oldest batch and the times of its slot, round by round; they are valid until the
         next round is requested. If one raises, the batch's other rounds are discarded. Raises RuntimeError if nothing
         is in flight."""
         if not self._left:
             raise RuntimeError("nothing is in flight: submit() first")
         rounds = self._left.popleft()
+        if rounds == 1 and not self._waiting:
+            return (self._ring.collect(),)
+        return self._each(rounds)
+
+    def _each(self, rounds: int) -> Iterator[tuple[list[FrameBoxes], list[int]]]:
         try:
             while rounds:
                 if self._waiting:

@@ -136,9 +136,9 @@ class Stream:
 
 
 class Event:
-    def __init__(self, fake: Fake) -> None:
+    def __init__(self, fake: Fake, flags: int) -> None:
         fake.require()
-        self.fake = fake
+        self.fake, self.timed = fake, not flags & 2
 
     def record(self, stream: Stream) -> Event:
         self.at = self.fake.launches
@@ -152,6 +152,7 @@ class Event:
         return self
 
     def time_till(self, end: Event) -> float:
+        assert self.timed and end.timed, "events without times"
         return 0.25 * (end.at - self.at)
 
 
@@ -226,7 +227,8 @@ def _driver(fake: Fake) -> SimpleNamespace:
         mem_alloc=lambda size: Allocation(fake, size),
         pagelocked_empty=lambda size, dtype, mem_flags: np.asarray(Host(fake, size)),
         Stream=lambda flags: Stream(fake, flags),
-        Event=lambda: Event(fake),
+        Event=lambda flags=0: Event(fake, flags),
+        event_flags=SimpleNamespace(DISABLE_TIMING=2),
         memcpy_htod_async=htod,
         memcpy_dtoh_async=dtoh,
         Memcpy2D=lambda: Memcpy2D(fake),

@@ -33,7 +33,7 @@ def host_kernels() -> Any:
 
 def arguments_of(function: int, pointers: Any) -> list[bytes]:
     """A kernel's arguments: pointers, except the letterbox's images."""
-    sizes = [8] * 6 if KERNELS[function - 1].startswith((b"compact", b"maps")) else [8, IMAGES * IMAGE.itemsize, 8, 8]
+    sizes = [8] * 7 if KERNELS[function - 1].startswith((b"compact", b"maps")) else [8, IMAGES * IMAGE.itemsize, 8, 8]
     return [ctypes.string_at(pointers[i], size) for i, size in enumerate(sizes)]
 
 

@@ -110,12 +110,12 @@ extern "C" int launch(const char* name, const int* grid, void** given) {
     if (!strcmp(name, "compact_float32"))
         in_step(grid, [=] {
             compact_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Summary>(given, 3),
-                            at<Record>(given, 4), at<float>(given, 5));
+                            at<Record>(given, 4), at<float>(given, 5), at<Kept>(given, 6));
         });
     else if (!strcmp(name, "maps_float32"))
         in_step(grid, [=] {
             maps_float32(at<Outputs>(given, 0), at<Count>(given, 1), at<Record>(given, 2), at<Summary>(given, 3),
-                         at<Record>(given, 4), at<float>(given, 5));
+                         at<Record>(given, 4), at<float>(given, 5), at<Kept>(given, 6));
         });
     else
         return 1;
@@ -134,16 +134,20 @@ int main() {
         std::vector<Count> counts(images);
         std::vector<Record> records(images * capacity), out(images * capacity);
         std::vector<Summary> summaries(images);
+        std::vector<Kept> kept(images);
+        std::vector<View> views(images, View{{0, 5}, {0.5f, 0.25f}, {90, 100}});
         Outputs o = {};
         o.levels = 1, o.level[0].candidates = o.candidates = candidates, o.classes = classes;
         o.level[0].boxes = {boxes.data(), 4 * candidates, 4, 1, 0};
         o.level[0].scores = {scores.data(), classes * candidates, classes, 1, 0};
         o.thresholds = thresholds.data(), o.capacity = capacity;
-        o.iou = 0.05f, o.max_det = 30, o.nms_limit = MOST;
+        o.iou = 0.05f, o.max_det = 30, o.nms_limit = MOST, o.views = views.data();
         for (int multi_label = 0; multi_label < 2; multi_label++) {
             o.multi_label = multi_label;
             const int grid[3] = {(candidates + ACROSS - 1) / ACROSS, images, 1};
-            in_step(grid, [&] { compact_float32(&o, counts.data(), records.data(), summaries.data(), out.data(), nullptr); });
+            in_step(grid, [&] {
+                compact_float32(&o, counts.data(), records.data(), summaries.data(), out.data(), nullptr, kept.data());
+            });
             for (const Summary& one : summaries)
                 if (one.found <= 0 || one.kept <= 0 || one.kept > one.found || counts[0].done) return 1;
         }

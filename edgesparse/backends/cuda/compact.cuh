@@ -26,10 +26,15 @@ struct Prior {  // what a candidate's values are relative to: x and y of each, i
     float center[2], step[2], size[2];
 };
 
+struct View {  // how boxes in the input's pixels become those of a frame or its part: x and y of each
+    float offset[2], scale[2], limit[2];
+};
+
 struct Outputs {
     Level level[LEVELS];
     const float* thresholds;  // one per class, to the power of 1 / power, like lowest
     const Prior* priors;      // one per candidate; null for none
+    const View* views;        // one per image; null: boxes after NMS stay in the input's pixels
     int32_t levels, candidates, classes, kind, scoring, bins;
     int32_t multi_label, capacity;  // multi_label: a box counts once for each class that reaches its threshold
     float lowest, least_logit;      // lowest: of the thresholds. Below least_logit, no sigmoid reaches it
@@ -50,7 +55,7 @@ struct Count {
 };
 
 struct Summary {
-    int32_t found, kept, dropped;  // kept: boxes after NMS; -1: NMS did not run, all boxes are returned
+    int32_t found, kept, dropped;  // kept: boxes after NMS, in struct Kept; -1: NMS did not run, all are in records
 };
 
 struct Best {
@@ -236,12 +241,10 @@ DEVICE int found_by_last(Count* count, Summary* summary, int image, uint32_t blo
     return found;
 }
 
-// Return one box with its details. `details` has a row of o.details values (at least 1) per box of an image.
-template <class T>
-DEVICE void return_one(const Outputs& o, const Record& record, int image, int place, Record* out, float* details) {
-    out[place] = record;
+// `details` has a row of o.details values (at least 1) per box of an image; the box goes to the row `place`.
+template <class T> DEVICE void return_details(const Outputs& o, int key, int image, int place, float* details) {
     if (!o.details) return;
-    int cell = record.key / o.classes;
+    int cell = key / o.classes;
     const Plane& plane = level_of(o, cell).details;
     const T* at = values_of<T>(plane, image, cell);
     for (int e = 0; e < o.details; e++) details[(size_t)place * o.details + e] = value(at, e * plane.step);
@@ -251,5 +254,8 @@ DEVICE void return_one(const Outputs& o, const Record& record, int image, int pl
 template <class T>
 DEVICE void return_all(const Outputs& o, const Record* records, int image, Record* out, float* details, int count,
                        int thread) {
-    for (int i = thread; i < count; i += ACROSS * GROUPS) return_one<T>(o, records[i], image, i, out, details);
+    for (int i = thread; i < count; i += ACROSS * GROUPS) {
+        out[i] = records[i];
+        return_details<T>(o, records[i].key, image, i, details);
+    }
 }

@@ -31,7 +31,8 @@ RESIZE(int8x4, int8_t, 4)
 RESIZE(int8x32, int8_t, 32)
 
 template <class T, bool MAPS>
-DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* summaries, Record* out, float* details) {
+DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* summaries, Record* out, float* details,
+                    Kept* kept) {
     __shared__ Best best[GROUPS][ACROSS];
     __shared__ Suppression s;
     __shared__ int found;
@@ -49,10 +50,9 @@ DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* s
     __syncthreads();
     if (found <= 0) return;
     const Record* mine = records + (size_t)image * o.capacity;
-    Record* to = out + (size_t)image * o.capacity;
     float* beside = details + (size_t)image * o.capacity * o.details;
     if (found > o.nms_limit) {
-        return_all<T>(o, mine, image, to, beside, found, thread);
+        return_all<T>(o, mine, image, out + (size_t)image * o.capacity, beside, found, thread);
         return;
     }
     read_boxes(s, mine, found, thread);
@@ -65,16 +65,18 @@ DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* s
         select_kept(s, found, word, thread);
         __syncthreads();
     }
-    return_kept<T>(s, o, image, summaries + image, to, beside, thread);
+    select_seen(s, o, image, thread);
+    __syncthreads();
+    return_kept<T>(s, o, image, summaries + image, kept + image, beside, thread);
 }
 
-// Blocks of ACROSS x GROUPS threads; the grid covers the candidates with one row per image. `summaries`, `out` and
-// `details` are in host memory.
+// Blocks of ACROSS x GROUPS threads; the grid covers the candidates with one row per image. `summaries`, `out`,
+// `details` and `kept` are in host memory.
 #define COMPACT(NAME, T, MAPS)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(256)                                                              \
+    extern "C" __global__ void __launch_bounds__(256, 4)                                                           \
         NAME(const Outputs* __restrict__ outputs, Count* counts, Record* records, Summary* summaries, Record* out, \
-             float* details) {                                                                                     \
-        compact<T, MAPS>(*outputs, counts, records, summaries, out, details);                                      \
+             float* details, Kept* kept) {                                                                         \
+        compact<T, MAPS>(*outputs, counts, records, summaries, out, details, kept);                                \
     }
 
 COMPACT(compact_float32, float, false)

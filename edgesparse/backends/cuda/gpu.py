@@ -132,7 +132,12 @@ class Gpu:
         return self.driver.Stream(_NON_BLOCKING)
 
     def event(self) -> Any:
+        """An event that can be timed."""
         return self.driver.Event()
+
+    def mark(self) -> Any:
+        """An event that can only be waited for, which costs less to record."""
+        return self.driver.Event(self.driver.event_flags.DISABLE_TIMING)
 
 
 class CudaErrors:
@@ -140,12 +145,13 @@ class CudaErrors:
 
     def __init__(self, gpu: Gpu, action: str) -> None:
         self._gpu, self._action = gpu, action
+        self._push, self._pop = gpu._context.push, gpu._context.pop
 
     def __enter__(self) -> None:
-        self._gpu._context.push()
+        self._push()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._gpu._context.pop()
+        self._pop()
         if error is None:
             return
         driver = self._gpu.driver

@@ -55,6 +55,14 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "cuGetErrorString": [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)],
 }
 """Every driver from CUDA 11.4 (JetPack 5) to 13 has them under these names."""
+_PER_FRAME = (
+    "cuGraphExecKernelNodeSetParams",
+    "cuGraphLaunch",
+    "cuPointerGetAttributes",
+    "cuEventRecord",
+    "cuStreamWaitEvent",
+)
+"""These keep Python's lock: they take microseconds, and whoever gives it away may wait 5 ms for another thread."""
 
 
 class Graph:
@@ -108,13 +116,9 @@ class Graph:
             if kind.value != _KERNEL or cuda.cuGraphKernelNodeGetParams(node, ctypes.byref(launched)):
                 continue  # launches by other libraries may have no such parameters
             if launched.func == params.func:
-                return partial(self._update, ctypes.c_void_p(node), ctypes.byref(params))
+                update = cuda.cuGraphExecKernelNodeSetParams
+                return partial(_update, partial(update, self._executable, ctypes.c_void_p(node), ctypes.byref(params)))
         raise BuildError("a CUDA graph's nodes: the driver does not reveal which of them launches our kernel")
-
-    def _update(self, node: ctypes.c_void_p, params: Any) -> None:
-        code = libcuda().cuGraphExecKernelNodeSetParams(self._executable, node, params)
-        if code:
-            check(code, "the arguments of a kernel in a CUDA graph cannot be updated")
 
     def close(self) -> None:
         """Free it. Calling it again does nothing."""
@@ -125,14 +129,21 @@ class Graph:
         self._executable, self._graph = ctypes.c_void_p(), ctypes.c_void_p()
 
 
+def _update(update: Callable[[], int]) -> None:
+    code = update()
+    if code:
+        check(code, "the arguments of a kernel in a CUDA graph cannot be updated")
+
+
 @lru_cache(1)
 def libcuda() -> Any:
     """CUDA's driver library with the functions above. Raises BackendUnavailable."""
     try:
-        cuda = ctypes.CDLL(LIBRARY)
+        cuda, locked = ctypes.CDLL(LIBRARY), ctypes.PyDLL(LIBRARY)
         for name, arguments in _FUNCTIONS.items():
-            function = getattr(cuda, name)
+            function = getattr(locked if name in _PER_FRAME else cuda, name)
             function.argtypes, function.restype = arguments, ctypes.c_int
+            setattr(cuda, name, function)
     except (OSError, AttributeError) as error:
         raise BackendUnavailable(f"{LIBRARY} of CUDA 11.4 or newer is needed ({error}): update the driver") from None
     return cuda

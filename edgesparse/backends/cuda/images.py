@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesparse.backends.cuda.gpu import Gpu, Pinned, address
-from edgesparse.backends.cuda.layouts import offset_of
 from edgesparse.backends.cuda.lent import Lent
 from edgesparse.backends.device_frame import DeviceFrame
-from edgesparse.backends.frames import Frame, Place
+from edgesparse.backends.frames import Place
 
 Allocate = Callable[[int], int]
 """Returns the address of so many bytes of GPU memory, which its owner frees."""
@@ -26,30 +25,29 @@ class Image:
 
     Frames in other memory are copied into a staging buffer first. With `memory`, what is read of a frame is copied into
     GPU memory on the stream of `lent` before the kernel reads it. `source`: the frame that the GPU reads until the
-    batch is done; None: one in GPU memory. `base`: its address on the GPU; `data`: that of the part that the model
-    sees.
+    batch is done; None: one in GPU memory. `base`: its address on the GPU.
     """
 
     source: NDArray[np.uint8] | None
 
     def __init__(self, gpu: Gpu, lent: Lent, memory: Allocate | None = None) -> None:
-        self._gpu, self._lent, self._memory, self.base, self.data = gpu, lent, memory, 0, 0
+        self._gpu, self._lent, self._memory, self.base = gpu, lent, memory, 0
         self._staging: NDArray[np.uint8] | None = None
         self._copy, self._room = 0, 0
 
-    def take(self, frame: Frame, before: Image | None = None, whole: bool = False) -> None:
-        """Hold a frame. `before`: what holds the same frame already; `whole`: more than this place is read of it."""
-        source, place = frame
-        if before is not None:
-            self.source, base = before.source, before.base
-        elif isinstance(source, DeviceFrame):
-            self.source, base = None, self._lent.take(source)
+    def take(self, source: NDArray[np.uint8] | DeviceFrame, place: Place, whole: bool = False) -> None:
+        """Hold a frame. `whole`: more than this place is read of it."""
+        if isinstance(source, DeviceFrame):
+            self.source, self.base = None, self._lent.take(source)
         else:
             pinned = self._gpu.pinned(source) if source.flags.c_contiguous else None
             if pinned is None:
                 source, pinned = self._staged(source, place, whole)
-            self.source, base = source, self._copied(source, place, whole) or pinned.address
-        self.base, self.data = base, base + offset_of(place)
+            self.source, self.base = source, self._copied(source, place, whole) or pinned.address
+
+    def share(self, image: Image) -> None:
+        """Hold the frame that another image holds."""
+        self.source, self.base = image.source, image.base
 
     def _copied(self, frame: NDArray[np.uint8], place: Place, whole: bool) -> int:
         """Copy what is read of the frame; returns the address, or 0 if there is no memory to copy into."""

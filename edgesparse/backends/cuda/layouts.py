@@ -25,6 +25,7 @@ IMAGE = struct(
     "u8 data, i4 pixels, i4 pitch, i4 width, i4 height, i4 top, i4 left, i4 rows, i4 columns, i4 taps, i4 chroma"
 )
 TAP = struct("i4 at, i2 near, i2 far")
+VIEW = struct("2f4 offset, 2f4 scale, 2f4 limit")
 INPUT = struct("i4 height, i4 width, i4 swap, i4 pad, 3f4 scale, 3f4 shift")
 _WHOLE = 2048
 IMAGES = MOST_IMAGES
@@ -86,6 +87,13 @@ def image_of(place: Place, row: Any, first_tap: int, out: NDArray[Any] | None) -
     out[first_tap:middle] = taps(seen.width, place.width, True)
     out[middle:end] = taps(seen.height, place.height, False)
     return end
+
+
+def view_of(place: Place, row: Any) -> None:
+    """Fill `row` with what converts boxes to the pixels of what the model sees, in the values of a Letterbox."""
+    seen = place.seen
+    row["offset"], row["limit"] = (place.left, place.top), (seen.width, seen.height)
+    row["scale"] = place.width / seen.width, place.height / seen.height
 
 
 def offset_of(place: Place) -> int:

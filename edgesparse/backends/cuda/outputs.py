@@ -20,7 +20,7 @@ OUTPUTS = np.dtype(
     [
         ("level", _LEVEL, LEVELS),
         *struct(
-            "u8 thresholds, u8 priors, i4 levels, i4 candidates, i4 classes, i4 kind, i4 scoring, i4 bins, "
+            "u8 thresholds, u8 priors, u8 views, i4 levels, i4 candidates, i4 classes, i4 kind, i4 scoring, i4 bins, "
             "i4 multi_label, i4 capacity, f4 lowest, f4 least_logit, f4 object_power, f4 power, f4 log_scale, "
             "f4 log_limit, f4 iou, i4 max_det, i4 agnostic, i4 nms_limit, i4 details, i4 gap"
         ).descr,
@@ -29,6 +29,9 @@ OUTPUTS = np.dtype(
 RECORD = struct("4f4 box, f4 score, i4 key")
 COUNT = struct("u4 found, u4 dropped, u4 done")
 SUMMARY = struct("i4 found, i4 kept, i4 dropped")
+MOST = 256
+"""Up to this many boxes per image the GPU runs NMS: the number of threads in a block (suppress.cuh)."""
+KEPT = np.dtype([("box", np.float32, (MOST, 4)), ("score", np.float32, MOST), ("label", np.int64, MOST)])
 KINDS = get_args(BoxKind)
 SCORES = get_args(ScoreKind)
 _PLAIN = KINDS[: KINDS.index("exp") + 1]
@@ -39,7 +42,7 @@ _MARGIN = 0.01
 
 
 def outputs_of(plan: FramePlan, specs: Sequence[TensorSpec], addresses: Sequence[int]) -> Row:
-    """The outputs' structure, except `capacity`, `nms_limit`, `thresholds` and `priors`.
+    """The outputs' structure, except `capacity`, `nms_limit`, `thresholds`, `priors` and `views`.
 
     `addresses`: of the outputs on the GPU, in the model's order.
     """

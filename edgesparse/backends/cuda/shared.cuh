@@ -14,7 +14,7 @@
 #define __global__
 #define __shared__ static  // one block runs at a time
 #define __restrict__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 struct Index {
     unsigned x, y, z;
 };
@@ -24,6 +24,7 @@ inline void (*barrier)();
 static inline void __syncthreads() { barrier(); }
 static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 template <class T> static inline T atomicAdd(T* at, T value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
+template <class T> static inline T atomicOr(T* at, T value) { return __atomic_fetch_or(at, value, __ATOMIC_RELAXED); }
 static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 struct __half {
     uint16_t bits;

@@ -6,12 +6,22 @@
 
 enum { MOST = ACROSS * GROUPS, WORDS = MOST / 32 };  // boxes per block: one per thread
 
+struct alignas(16) Corners {  // written at once
+    float of[4];
+};
+
+struct Kept {  // what NMS keeps of an image, in the arrays that the caller gets copies of
+    Corners box[MOST];
+    float score[MOST];
+    int64_t label[MOST];
+};
+
 struct Suppression {
     float score[MOST];
     int32_t key[MOST], label[MOST];
     Record sorted[MOST];
     uint32_t covers[MOST][WORDS];  // the later boxes that each covers, as bits
-    uint32_t suppressed[WORDS], kept[WORDS];
+    uint32_t suppressed[WORDS], kept[WORDS], seen[WORDS];  // seen: of those kept, what is returned
 };
 
 DEVICE float overlap(const float* a, const float* b) {
@@ -26,7 +36,7 @@ DEVICE void read_boxes(Suppression& s, const Record* records, int count, int thr
         s.score[thread] = records[thread].score;
         s.key[thread] = records[thread].key;
     }
-    if (thread < WORDS) s.suppressed[thread] = s.kept[thread] = 0;
+    if (thread < WORDS) s.suppressed[thread] = s.kept[thread] = s.seen[thread] = 0;
 }
 
 DEVICE void sort_boxes(Suppression& s, const Outputs& o, const Record* records, int count, int thread) {
@@ -77,13 +87,43 @@ DEVICE int ones(uint32_t bits) {
 #endif
 }
 
-// Kept boxes keep their order; only the first `max_det` are returned.
+// How many bits before that of `thread` are set.
+DEVICE int before(const uint32_t* bits, int thread) {
+    int count = ones(bits[thread / 32] & ((1u << (thread % 32)) - 1));
+    for (int word = 0; word < thread / 32; word++) count += ones(bits[word]);
+    return count;
+}
+
+// The operations of Letterbox.to_frame (edgesparse/runtime/letterbox.py) in the same order, each rounded as there.
+DEVICE void to_frame(const View& view, float* box) {
+    for (int k = 0; k < 4; k++)
+        box[k] = fminf(fmaxf((box[k] - view.offset[k % 2]) / view.scale[k % 2], 0.0f), view.limit[k % 2]);
+}
+
+// Of the kept boxes, the first `max_det` are returned: in the frame's pixels, if there are views, without those that
+// lie in the padding altogether. Each thread changes only its own box.
+DEVICE void select_seen(Suppression& s, const Outputs& o, int image, int thread) {
+    const uint32_t bit = 1u << (thread % 32);
+    if (!(s.kept[thread / 32] & bit) || before(s.kept, thread) >= o.max_det) return;
+    if (o.views) {
+        float* box = s.sorted[thread].box;
+        to_frame(o.views[image], box);
+        if (!(box[0] < box[2] && box[1] < box[3])) return;
+    }
+    atomicOr(&s.seen[thread / 32], bit);
+}
+
+// Boxes keep their order.
 template <class T>
-DEVICE void return_kept(const Suppression& s, const Outputs& o, int image, Summary* summary, Record* out,
-                        float* details, int thread) {
-    const uint32_t own = s.kept[thread / 32] >> (thread % 32);
-    int place = ones(s.kept[thread / 32]) - ones(own);
-    for (int word = 0; word < thread / 32; word++) place += ones(s.kept[word]);
-    if ((own & 1) && place < o.max_det) return_one<T>(o, s.sorted[thread], image, place, out, details);
-    if (thread == MOST - 1) summary->kept = least(place + (int)(own & 1), o.max_det);
+DEVICE void return_kept(const Suppression& s, const Outputs& o, int image, Summary* summary, Kept* to, float* details,
+                        int thread) {
+    const int seen = s.seen[thread / 32] >> (thread % 32) & 1, place = before(s.seen, thread);
+    if (seen) {
+        const Record& record = s.sorted[thread];
+        to->box[place] = {{record.box[0], record.box[1], record.box[2], record.box[3]}};
+        to->score[place] = record.score;
+        to->label[place] = record.key % o.classes;
+        return_details<T>(o, record.key, image, place, details);
+    }
+    if (thread == MOST - 1) summary->kept = place + seen;
 }

@@ -144,8 +144,8 @@ class TensorRTRunner(Runner):
         gpu, held = self._gpu, self._held
         engine = held["plan"].engine
         is_open = any(-1 in tuple(engine.get_tensor_shape(name)) for name in self._shapes)
-        index, stream = 0, held["stream"]
-        if slot and not (gpu.integrated or self._scratch or is_open):
+        index, stream, shared = 0, held["stream"], bool(gpu.integrated or self._scratch or is_open)
+        if slot and not shared:
             with gpu.errors_of(f"loading {self._name}"):
                 if slot == len(held["contexts"]):  # an earlier detector may have left one
                     require_memory(self._name, {"activations": held["plan"].device_memory}, gpu.free())
@@ -158,7 +158,7 @@ class TensorRTRunner(Runner):
             self._execute(context, stream)
 
         inputs = tuple(map(self._stored, self.inputs))
-        return Engine(self._name, inputs, self.outputs, stream, enqueue, self.plain, self._formats)
+        return Engine(self._name, inputs, self.outputs, stream, enqueue, self.plain, self._formats, shared)
 
     def _set_addresses(self, context: Any, addresses: Mapping[str, int]) -> None:
         for name, address in addresses.items():
