@@ -75,7 +75,7 @@ def selection(count: int) -> dict[str, float]:
 
 def microseconds(lone: Any) -> float:
     """The time of the kernel that selects boxes."""
-    launch, stream = lone.slot._compact, lone.slot._engine.stream
+    launch, stream = lone.slot._selection.launch, lone.slot._engine.stream
 
     def record() -> None:
         for _ in range(REPEATS):

@@ -73,7 +73,7 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
             **ratios({key: milliseconds(values) for key, values in timed.ns.items()}),
             "rows_read": f"{rows} of {HD[0]}",
             "frames": len(timed.ns["path"]),
-            "stages_ms": {key: per_stage(rows) for key, rows in stages.items()},
+            "stages_ms": {key: per_stage(rows, timed.ns[key]) for key, rows in stages.items()},
             "boxes": {
                 key: [len(detect(frame)) for frame in those]
                 for key, detect, those in (*ways, ("common", common, shots))
@@ -90,8 +90,10 @@ def path(name: str, work: Path, frames: int = 10_000, seconds: float = 45.0) -> 
         }
 
 
-def per_stage(rows: Sequence[NDArray[np.int64]]) -> dict[str, dict[str, float]]:
-    return {name: milliseconds(column) for name, column in zip(STAGES, np.stack(rows, axis=1), strict=True)}
+def per_stage(rows: Sequence[NDArray[np.int64]], whole: Sequence[int]) -> dict[str, dict[str, float]]:
+    """The detector's stages, and what the calls take beside them: naming the frame, its place, handing over."""
+    named = {name: milliseconds(column) for name, column in zip(STAGES, np.stack(rows, axis=1), strict=True)}
+    return {**named, "beside them": milliseconds(np.asarray(whole) - np.sum(rows, axis=1))}
 
 
 def ways_of(

@@ -57,8 +57,8 @@ def _seconds_of_letterbox(slot: CudaSlot, images: int) -> float:
     height, width = slot._size
     arguments: list[int | NDArray[Any]] = [
         slot._settings,
-        slot._descriptions,
-        slot._device_taps,
+        slot._descriptions.images,
+        slot._descriptions.taps,
         slot._tensors[slot._plan.image],
     ]
     grid = (-(-width // 32), -(-height // (8 * ROWS)), images)

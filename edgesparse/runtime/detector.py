@@ -66,8 +66,7 @@ class Detector(Closing):
         head = head_of(spec.head)
         check_task(head.task, spec, run)
         classes = head.classes(layout)
-        if classes not in (None, len(spec.classes)):
-            named = len(spec.classes)
+        if classes not in (None, named := len(spec.classes)):
             raise ModelError(f"the network has {classes} classes, 'classes:' names {named}: make them equal")
         self._classes = len(spec.classes) if classes is None else None
         self._counted = lowest_thresholds(run, spec.classes)
@@ -133,7 +132,8 @@ class Detector(Closing):
         if not frames:
             return []
         self.submit(frames, pixels)
-        return [self.counted(each) for each in self.collect()]
+        results = self.collect()
+        return results if self._counted is self._thresholds else [self.counted(each) for each in results]
 
     @property
     def depth(self) -> int:
@@ -143,7 +143,8 @@ class Detector(Closing):
     @property
     def tiles(self) -> Tiles | None:
         """The tiles of frames that `submit` gets without any."""
-        return self.run.tiles if isinstance(self.run.tiles, Tiles) else None
+        tiles = self.run.tiles
+        return None if isinstance(tiles, str) else tiles  # a model's isinstance is slow
 
     @property
     def where(self) -> str:
@@ -167,14 +168,16 @@ class Detector(Closing):
             raise ModelError(f"found {len(frames)} frames, needed 1 to {self.batch}: the network's batch")
         formats = [pixels] * len(frames) if pixels is None or isinstance(pixels, str) else pixels
         tiles = tiles or [self.tiles] * len(frames)
-        views, images = list[Views](), list[Frame]()
+        # Plain lists: one with a type in brackets takes microseconds to make.
+        views: list[Views] = []
+        images: list[Frame] = []
         for frame, kind, parts in zip(frames, formats, tiles, strict=True):
             array = frame if isinstance(frame, np.ndarray) else self._on_device(frame)
             views.append(seen := self._places.of(array, kind, parts))
-            images += [(array, place) for place, _ in seen]
-        count = len(images)
-        self.images = count, -(-count // self._size)
-        if count > self._size:
+            for place, _ in seen:
+                images.append((array, place))
+        self.images = len(images), -(-len(images) // self._size)
+        if self.images[1] > 1:
             self._note_rounds(*self.images)
         self._rounds.submit(images)
         self._views.append(views)
@@ -184,16 +187,16 @@ class Detector(Closing):
         confidence LOW or more, which only a tracker may use. Raises RuntimeError if there is none.
         """
         views = self._views.popleft() if self._views else []
-        letterboxes = iter([letterbox for each in views for _, letterbox in each])
-        seen, total = list[Detections](), [0] * len(STAGES)
+        letterboxes = [letterbox for each in views for _, letterbox in each]
+        seen: list[Detections] = []
+        prepared = ran = decoded = selected = 0
         for results, times in self._rounds.collect():
             start = time.perf_counter_ns()
             for boxes in results:
-                seen.append(self._detections(boxes, next(letterboxes)))
-            total[3] += time.perf_counter_ns() - start
-            for i in range(3):
-                total[i] += times[i]
-        self._times = total
+                seen.append(self._detections(boxes, letterboxes[len(seen)]))
+            selected += time.perf_counter_ns() - start
+            prepared, ran, decoded = prepared + times[0], ran + times[1], decoded + times[2]
+        self._times = [prepared, ran, decoded, selected]
         if len(seen) == len(views):
             return seen
         start = time.perf_counter_ns()
@@ -227,8 +230,7 @@ class Detector(Closing):
         if boxes.dropped:
             self.faults[UNKNOWN] = self.faults.get(UNKNOWN, 0) + boxes.dropped
         if boxes.in_frame:
-            values = {"xyxy": boxes.xyxy, "confidence": boxes.confidence, "class_id": boxes.class_id}
-            return having(self._none, **values)
+            return having(self._none, xyxy=boxes.xyxy, confidence=boxes.confidence, class_id=boxes.class_id)
         if not len(boxes.confidence):
             return self._in_frame(letterbox, boxes) if self._complete else self._none
         if self._complete:

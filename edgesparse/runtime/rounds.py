@@ -35,8 +35,12 @@ class Rounds:
         if len(self._left) == self.depth:
             raise RuntimeError(f"{self.depth} batches are in flight, as many as there are slots: collect() first")
         size = self._size
-        rounds = [images] if len(images) <= size else [images[i : i + size] for i in range(0, len(images), size)]
         started = not self._waiting and self._ring.in_flight < self.depth
+        if started and len(images) <= size:
+            self._ring.submit(images)
+            self._left.append(1)
+            return
+        rounds = [images[i : i + size] for i in range(0, len(images), size)]
         if started:
             self._ring.submit(rounds[0])
         self._waiting.extend(rounds[started:])

@@ -84,7 +84,7 @@ def test_they_are_read_in_place_as_page_locked_frames_are(
         del locked
 
 
-def test_colors_of_nv12_may_be_anywhere_and_a_decoders_frame_is_not_asked_for(fake: Fake, tmp_path: Path) -> None:
+def test_colors_of_nv12_may_be_anywhere_and_a_decoders_frame_is_not_contexts_for(fake: Fake, tmp_path: Path) -> None:
     frame, pitch = still(50, 70, "nv12"), 128
     surface = np.zeros((200, pitch), np.uint8)
     with detector(fake, tmp_path) as detect:
@@ -179,6 +179,25 @@ def test_what_cannot_be_read_is_refused_in_one_line(
         del array, raised
         gc.collect()
         assert kept() is None and len(detect(still(50, 70))) == 0
+
+
+def test_a_driver_that_needs_the_context_to_say_where_a_frame_is_gets_it(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contexts, answer = list[bool](), fake.libcuda.cuPointerGetAttributes
+
+    def needs_a_context(*arguments: Any) -> int:
+        contexts.append(bool(getattr(fake.threads, "depth", 0)))
+        return answer(*arguments) if contexts[-1] else 201
+
+    monkeypatch.setattr(fake.libcuda, "cuPointerGetAttributes", needs_a_context)
+    with detector(fake, tmp_path) as detect:
+        array = GpuArray(fake, still(50, 70))
+        for _ in range(3):
+            detect(array)
+        assert contexts == [False, True] * 3, "each frame, since its memory may have been freed"
+        with pytest.raises(SourceError, match="which CUDA does not know"):
+            detect(GpuArray(fake, still(50, 70), data=(4096, False)))
 
 
 def test_what_is_no_array_is_refused_in_one_line(fake: Fake, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from exported import ONE_IMAGE, RAW, raw_outputs
+from parts import part_of, seen
 from ties import paired
 
 from edgesparse.backends.base import TensorSpec
@@ -29,16 +30,17 @@ from edgesparse.backends.cuda import slots
 from edgesparse.backends.cuda.gpu import gpu
 from edgesparse.backends.cuda.kernels import kernels
 from edgesparse.backends.cuda.slots import CudaSlot, Engine
-from edgesparse.backends.frames import FrameBoxes, FramePlan, Pixels
+from edgesparse.backends.frames import Candidates, FrameBoxes, FramePlan, Pixels
 from edgesparse.config import Colour, InputSpec, Letterbox
 from edgesparse.runtime.boxes import valid_boxes
 from edgesparse.runtime.heads.base import Layout
 from edgesparse.runtime.heads.grid import cells
 from edgesparse.runtime.heads.registry import head as head_of
+from edgesparse.runtime.letterbox import Letterbox as Box
 from edgesparse.runtime.nms import nms
 from edgesparse.runtime.places import Places
 from edgesparse.runtime.preprocess import Preprocessor
-from edgesparse.tiles import Part, Tiles
+from edgesparse.tiles import Tiles
 
 SIZE, CLASSES = (320, 416), 7
 CODES: dict[Pixels, int | None] = {
@@ -51,12 +53,14 @@ DETAILS = {"yolov8-seg": 8, "yolov8-pose": 6, "yolov8-obb": 1}
 """Values per box besides its corners: coefficients of a mask, x, y and confidence of two keypoints, an angle."""
 BOXES = ("yolov8", "yolov5", "yolox", "yolo-nas", *(head for head in RAW if head not in ONE_IMAGE))
 HEADS = (*BOXES, *DETAILS)
+SHAPES = [(30, 40), (30, 90), (90, 30), (31, 40), (200, 416), (319, 101), (64, 96), (3, 4)]
+"""Of frames smaller than the input."""
 CROP = InputSpec(size=(224, 224), letterbox="crop")
 
 
 class Alone:
     """A slot whose engine does nothing: `input` is what the letterbox wrote, `outputs` what the engine would have
-    written."""
+    written. `boxes`: where the last frames were in the input."""
 
     def __init__(self, batch: int, head: str, spec: InputSpec, dtype: str, conf: float, every: bool) -> None:
         self.card, self.places = gpu(), Places(spec, image := TensorSpec("images", (batch, 3, *spec.size), dtype))
@@ -69,6 +73,7 @@ class Alone:
         enough = np.full(CLASSES, conf, np.float32)
         plan = FramePlan("images", spec, head_.decode(layout, conf, every), head_.strided(layout), enough, every)
         plan = replace(plan, upright=head_.task != "obb", prototypes=head_.prototypes(layout))
+        plan, self.boxes = replace(plan, in_frame=head not in DETAILS), list[Box]()
         self.plan, self.image = plan, image
         self.slot = CudaSlot(self.card, kernels(self.card), engine, plan)
 
@@ -79,6 +84,7 @@ class Alone:
         """With tiles, each frame is followed by its parts."""
         arrays = [frame if isinstance(frame, np.ndarray) else self.slot.on_device(frame) for frame in frames]
         views = [(f, self.places.of(f, k, tiles)) for f, k in zip(arrays, kinds, strict=True)]
+        self.boxes = [box for _, each in views for _, box in each]
         self.slot.start([(frame, place) for frame, each in views for place, _ in each])
         return self.slot.finish()
 
@@ -174,8 +180,6 @@ SIZES = [
     (997, 2),
     (240, 312),
 ]
-
-
 LOOKS: list[tuple[Letterbox, Colour]] = [("centre", "rgb"), ("top-left", "bgr"), ("stretch", "rgb")]
 
 
@@ -250,16 +254,6 @@ def in_gpu_memory() -> int:
     return differ
 
 
-def part_of(frame: NDArray[np.uint8], pixels: Pixels, part: Part) -> NDArray[np.uint8]:
-    """A part of a frame as a frame of its own."""
-    top, left, height, width = part
-    if pixels != "nv12":
-        return np.ascontiguousarray(frame[top : top + height, left : left + width])
-    luma, color = np.split(frame, [len(frame) * 2 // 3])
-    rows = [luma[top : top + height, left : left + width], color[top // 2 :][: height // 2, left : left + width]]
-    return np.ascontiguousarray(np.concatenate(rows))
-
-
 TILES = (
     (10, Tiles(size=(416, 740))),
     (64, Tiles(size=(190, 260))),
@@ -305,8 +299,8 @@ def answers(head: str, batch: int, share: float, seed: int) -> dict[str, NDArray
 
 
 def compaction() -> float:
-    """Largest distance in pixels between the kernel's boxes and NumPy's, also of what travels with a box: coefficients,
-    keypoints, angles. Raises if the boxes differ otherwise, or the prototypes at all."""
+    """Largest distance in pixels between the kernel's boxes and NumPy's, in the frame or, with details, in the input;
+    also of the details: coefficients, keypoints, angles. Raises if the rest differs, or the prototypes at all."""
     worst = 0.0
     for head, every in itertools.product(HEADS, (False, True)):
         for batch, share in ((1, 0.05), (3, 0.0), (8, 0.05), (8, 0.02), (2, 0.9)):
@@ -314,8 +308,9 @@ def compaction() -> float:
                 values = answers(head, batch, share, seed=batch)
                 for name, array in values.items():
                     lone.write(name, array)
-                for _ in range(3):
-                    for i, ours in enumerate(lone.run([still(30, 40)] * batch, ["bgr"] * batch)):
+                for turn in range(3):
+                    frames = [still(*SHAPES[(i + turn + batch) % 8]) for i in range(batch)]
+                    for i, ours in enumerate(lone.run(frames, ["bgr"] * batch)):
                         worst = max(worst, difference(lone, values, i, ours, (head, every, batch, share, i)))
     return worst
 
@@ -327,6 +322,9 @@ def difference(lone: Alone, values: dict[str, Any], image: int, ours: FrameBoxes
     if ours.final:
         kept = nms(right[0][:, :4], *right[1:], lone.plan.iou, lone.plan.max_det)
         right = right[0][kept], right[1][kept], right[2][kept]
+    assert ours.in_frame == (ours.final and count > 0 and lone.plan.in_frame), (case, count)
+    if ours.in_frame:
+        right = seen(right, lone.boxes[image])
     if count and lone.plan.prototypes is not None:
         np.testing.assert_array_equal(ours.prototypes, values["output1"][image], str(case))
     mine, boxes = paired(ours, *right, case)
@@ -352,8 +350,9 @@ def rule() -> int:
                     if not ours.final:
                         continue
                     kept = nms(boxes, np.minimum(confidence, 1), labels, lone.plan.iou, lone.plan.max_det)
-                    scores = np.minimum(confidence[kept], 1)
-                    pair = paired(ours, boxes[kept], scores, labels[kept], (head, every, seed, i))
+                    shown: Candidates = (boxes[kept], np.minimum(confidence[kept], 1), labels[kept])
+                    shown = seen(shown, lone.boxes[i]) if ours.in_frame else shown
+                    pair = paired(ours, *shown, (head, every, seed, i))
                     np.testing.assert_allclose(*pair, atol=0.05, rtol=1e-5)
                     dropped += ours.dropped
     return dropped

@@ -218,9 +218,9 @@ BROKEN = """
         gone.free()
     for slot in detect._rounds._ring._slots:
         for image in slot._images:
-            def wrong(frame, *more, image=image, take=image.take):
-                take(frame, *more)
-                image.data = address
+            def wrong(*frame, image=image, take=image.take):
+                take(*frame)
+                image.base = address
             image.take = wrong
     for _ in range(2):
         try:

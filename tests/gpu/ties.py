@@ -20,6 +20,8 @@ def paired(
     """The boxes of both lists, [n, k] each, in one order. Raises AssertionError if confidences or classes differ."""
     np.testing.assert_allclose(ours.confidence, confidence, rtol=1e-5, err_msg=str(case))
     level = np.cumsum(np.abs(np.diff(confidence, prepend=confidence[:1])) > EQUAL)
-    first, second = (np.lexsort((xyxy[:, 0], of, level)) for xyxy, of in ((ours.xyxy, ours.class_id), (boxes, labels)))
+    first, second = (
+        np.lexsort((xyxy[:, :4].sum(axis=1), of, level)) for xyxy, of in ((ours.xyxy, ours.class_id), (boxes, labels))
+    )
     assert ours.class_id[first].tolist() == labels[second].tolist(), (case, ours.confidence, confidence)
     return ours.xyxy[first], boxes[second]

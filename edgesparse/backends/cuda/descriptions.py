@@ -22,7 +22,7 @@ class Descriptions:
     def __init__(self, memory: Memory, batch: int, size: tuple[int, int], crops: bool) -> None:
         self._memory, self._crops = memory, crops
         self.images = np.zeros(IMAGES, IMAGE)
-        self._addresses = memoryview(self.images["data"])  # an item of it is set in a tenth of the time of an array's
+        self._addresses = self.images["data"].data  # setting one takes a tenth of the time it takes in an array
         self._tables = memory.gpu.host((batch * VIEW.itemsize + batch * sum(size) * TAP.itemsize,), "uint8")
         self._views, self._taps = (
             self._tables[: batch * VIEW.itemsize].view(VIEW),

@@ -71,9 +71,10 @@ DEVICE void compact(const Outputs& o, Count* counts, Record* records, Summary* s
 }
 
 // Blocks of ACROSS x GROUPS threads; the grid covers the candidates with one row per image. `summaries`, `out`,
-// `details` and `kept` are in host memory.
+// `details` and `kept` are in host memory. The second bound is what a multiprocessor must hold at least: with no bound
+// the compiler spills registers of MAPS to fit one block more.
 #define COMPACT(NAME, T, MAPS)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(256, 4)                                                           \
+    extern "C" __global__ void __launch_bounds__(256, MAPS ? 4 : 6)                                                \
         NAME(const Outputs* __restrict__ outputs, Count* counts, Record* records, Summary* summaries, Record* out, \
              float* details, Kept* kept) {                                                                         \
         compact<T, MAPS>(*outputs, counts, records, summaries, out, details, kept);                                \

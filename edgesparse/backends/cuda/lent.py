@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, NoReturn
+from typing import Any
 
 from edgesparse.backends.cuda import graph
 from edgesparse.backends.device_frame import DeviceFrame
@@ -18,7 +18,7 @@ _NO_TIMING = 2
 class Lent:
     """The frames in GPU memory of one batch at a time; `stream` of the slot reads them.
 
-    The context must be current in each call but `give_back`. Until the first frame it takes nothing.
+    The context must be current in each call but `reads` and `give_back`. Until the first frame it takes nothing.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -28,28 +28,22 @@ class Lent:
         self._attributes = (ctypes.c_int * 3)(_MEMORY_TYPE, _DEVICE, _CONTEXT)
         self._answers = (ctypes.c_void_p * 3)(*map(ctypes.addressof, (self._type, self._device, self._context)))
 
-    def require(self, frame: DeviceFrame) -> None:
-        """Raise SourceError if a kernel here cannot read a frame: its address would end the process's use of the GPU.
-        So CUDA is asked for each. An empty one is for others to refuse.
+    def reads(self, frame: DeviceFrame) -> bool:
+        """Whether a kernel here can read a frame, as far as CUDA knows without a current context. If it does not, ask
+        `require`. Its address could end the process's use of the GPU, so CUDA is asked for each frame.
         """
+        code = graph.libcuda().cuPointerGetAttributes(3, self._attributes, self._answers, frame.address)
+        context = self._context.value  # memory from a pool belongs to none
+        here = self._type.value and not self._device.value
+        return bool(here and not code and (context is None or context == self._ours))
+
+    def require(self, frame: DeviceFrame) -> None:
+        """Raise SourceError if a kernel here cannot read a frame. An empty one is for others to refuse."""
         if not all(frame.shape):
             return
+        self._ours = self._ours or self._current()
         code = graph.libcuda().cuPointerGetAttributes(3, self._attributes, self._answers, frame.address)
-        if code:
-            graph.check(code, "where a frame is")
-        context = self._context.value  # memory from a pool belongs to none
-        if not self._type.value or self._device.value or (context is not None and context != self._current()):
-            self._refuse(frame)
-
-    def _current(self) -> int:
-        """The context of the engine, which is asked for once."""
-        if not self._ours:
-            current = ctypes.c_void_p()
-            graph.check(graph.libcuda().cuCtxGetCurrent(ctypes.byref(current)), "the current context")
-            self._ours = current.value or 0
-        return self._ours
-
-    def _refuse(self, frame: DeviceFrame) -> NoReturn:
+        graph.check(code, "where a frame is")
         if not self._type.value:
             raise SourceError(
                 f"frame is at {frame.address:#x}, which CUDA does not know: needed memory that has not been freed"
@@ -59,10 +53,17 @@ class Lent:
                 f"frame is on GPU {self._device.value}: needed GPU 0, where the engine is: copy it there, with PyTorch "
                 "by frame.to('cuda:0')"
             )
-        raise SourceError(
-            "frame belongs to another CUDA context: needed the GPU's primary one: with pycuda, import "
-            "pycuda.autoprimaryctx in place of pycuda.autoinit"
-        )
+        if self._context.value not in (None, self._ours):
+            raise SourceError(
+                "frame belongs to another CUDA context: needed the GPU's primary one: with pycuda, import "
+                "pycuda.autoprimaryctx in place of pycuda.autoinit"
+            )
+
+    @staticmethod
+    def _current() -> int:
+        current = ctypes.c_void_p()
+        graph.check(graph.libcuda().cuCtxGetCurrent(ctypes.byref(current)), "the current context")
+        return current.value or 0
 
     def take(self, frame: DeviceFrame) -> int:
         """Hold a frame until `give_back`; the stream waits for its producer, the CPU does not. Returns its address."""

@@ -21,14 +21,12 @@ class Selection:
     memory for the output of that name, if it is returned whole.
     """
 
-    def __init__(
-        self, memory: Memory, kernels: Kernels, name: str, strided: Strided, row: Row, batch: int
-    ) -> None:
+    def __init__(self, memory: Memory, kernels: Kernels, name: str, strided: Strided, row: Row, batch: int) -> None:
         self._classes, self._capacity, self._in_frame = strided.classes, int(row["capacity"][0]), bool(row["views"][0])
         self.prototypes: NDArray[Any] | None = None
         host, capacity = memory.gpu.host, self._capacity
         summaries, records = host((batch,), SUMMARY), host((batch, capacity), RECORD)
-        self._counts = memoryview(summaries.view(np.int32))  # found, kept, dropped of each image
+        self._counts = summaries.view(np.int32).data  # of each image, its Summary
         self._rows, self._keys = records.view("f4").reshape(batch, capacity, -1), records["key"]
         details, kept = host((batch, capacity, max(1, strided.details)), "float32"), host((batch,), KEPT)
         self._details = details[..., : strided.details] if strided.details else None
@@ -41,10 +39,10 @@ class Selection:
     def read(self, index: int) -> FrameBoxes | None:
         """Copies of an image's boxes; None if they are more than fit."""
         counts, at = self._counts, 3 * index
-        found, kept, dropped = counts[at], counts[at + 1], counts[at + 2]
-        if kept < 0 or found > self._capacity:
-            return self._unsuppressed(index, found, dropped) if found <= self._capacity else None
-        if not found:
+        candidates, kept, dropped = counts[at], counts[at + 1], counts[at + 2]
+        if kept < 0 or candidates > self._capacity:
+            return self._unsuppressed(index, candidates, dropped) if candidates <= self._capacity else None
+        if not candidates:
             return self._none if dropped == 0 else self._none._replace(dropped=dropped)
         boxes, score, label = self._kept[index]
         xyxy = boxes[:kept].copy()
@@ -53,9 +51,9 @@ class Selection:
         whole = None if self.prototypes is None else self.prototypes[index]
         return FrameBoxes(xyxy, score[:kept].copy(), label[:kept].copy(), True, dropped, whole, self._in_frame)
 
-    def _unsuppressed(self, index: int, found: int, dropped: int) -> FrameBoxes:
+    def _unsuppressed(self, index: int, candidates: int, dropped: int) -> FrameBoxes:
         """Boxes without NMS, in the order of the CPU's path."""
-        order = self._keys[index, :found].argsort()
+        order = self._keys[index, :candidates].argsort()
         rows, class_id = self._rows[index, order], (self._keys[index, order] % self._classes).astype(np.int64)
         xyxy = rows[:, :4]
         if self._details is not None:

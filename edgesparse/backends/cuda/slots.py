@@ -125,8 +125,9 @@ class CudaSlot(Slot):
         if isinstance(array, DeviceFrame):
             return array
         frame = DeviceFrame.of(array)
-        with self._running:
-            self._lent.require(frame)
+        if not self._lent.reads(frame):
+            with self._running:
+                self._lent.require(frame)
         return frame
 
     def start(self, frames: Sequence[Frame]) -> None:
@@ -202,11 +203,11 @@ class CudaSlot(Slot):
                 self._done.synchronize()  # the stream may already hold another slot's batch
         self._lent.give_back()
         complete = time.perf_counter_ns()
-        boxes = self._found()
+        boxes = self._results()
         self.times[1], self.times[2] = complete - self._submitted, time.perf_counter_ns() - complete
         return boxes
 
-    def _found(self) -> list[FrameBoxes]:
+    def _results(self) -> list[FrameBoxes]:
         selection, decoded = self._selection, self._plan.decoded
         if selection is None:
             return [decoded(self._whole, i) for i in range(self._count)]

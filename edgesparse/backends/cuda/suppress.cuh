@@ -101,7 +101,7 @@ DEVICE void to_frame(const View& view, float* box) {
 }
 
 // Of the kept boxes, the first `max_det` are returned: in the frame's pixels, if there are views, without those that
-// lie in the padding altogether. Each thread changes only its own box.
+// are in the padding altogether. Each thread changes only its own box.
 DEVICE void select_seen(Suppression& s, const Outputs& o, int image, int thread) {
     const uint32_t bit = 1u << (thread % 32);
     if (!(s.kept[thread / 32] & bit) || before(s.kept, thread) >= o.max_det) return;
