@@ -77,13 +77,13 @@ def test_boxes_in_the_padding_are_left_out_after_the_limit(fake: Fake, tmp_path:
 def test_they_are_merged_from_tiles_as_the_cpus(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiles, frame = Tiles(size=(80, 100), overlap=0.3), still(160, 202)
     fake.answers = answers("yolov8", 16, seed=3, share=0.1)
-    found = []
+    results = []
     for limit in (256, 0):  # without NMS on the GPU the CPU converts boxes
         monkeypatch.setattr("edgesparse.backends.cuda.slots.NMS_LIMIT", limit)
         with detector(fake, tmp_path, batch=16, tiles=tiles, conf=0.5) as detect:
-            found.append(detect.detect([frame]))
+            results.append(detect.detect([frame]))
             assert detect.images == (10, 1)
-    assert same(found[0], found[1]) > 10
+    assert same(results[0], results[1]) > 10
 
 
 def test_they_stay_when_the_slot_is_used_again(fake: Fake, tmp_path: Path) -> None:
