@@ -47,11 +47,12 @@ FAST = {"edgesparse_poll": 0.2, "edgesparse_most_hours": 1}
 
 
 class Folders:
-    """Hosts a to d; a is the canary. Those in `away` have an address without a server."""
+    """Hosts named by single letters, of which a is the canary. Those in `away` have an address without a server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: str = "abcd") -> None:
         self.folder = folder
-        for name in "abcd":
+        self.sites = {"north": names[:2], "south": names[2:]}
+        for name in names:
             (folder / name).mkdir()
             program = folder / name / "edgesparse"
             program.write_text(STAND_IN.format(python=sys.executable))
@@ -68,8 +69,6 @@ class Folders:
         variables["edgesparse_incoming"] = f"{self.folder}/{{{{ inventory_hostname }}}}/incoming"
         children = {"sites": {"children": sites}, "canary": {"hosts": {"a": {}}}}
         (self.folder / "inventory.yml").write_text(yaml.safe_dump({"all": {"vars": variables, "children": children}}))
-
-    sites = {"north": "ab", "south": "cd"}  # noqa: RUF012
 
     def roll_out(self, version: str, **variables: object) -> tuple[int, str]:
         (self.folder / "parts.esb").write_text(version)
@@ -157,32 +156,35 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("report", "state"),
-    [
-        (json.dumps(HOSTILE), "healthy"),
-        (json.dumps({**HOSTILE, "service": "x", "last": [1], "healthy": "yes"}), "no service"),
-        (json.dumps({**HOSTILE, "service": {"cameras": 5, "latency_ms": 3}, "healthy": False}), "unhealthy"),
-        ('{"running": {"committed": NaN, "name": 1e999}, "healthy": true, "service": {"errors": NaN}}', "healthy"),
-        ("[1, 2]", "no edgesparse"),
-        ("this is no JSON", "bad report"),
-        ("[" * 100_000, "bad report"),
-    ],
-)
-def test_a_device_that_reports_anything_costs_its_own_row_and_is_escaped(
-    hosts: Folders, report: str, state: str
-) -> None:
+REPORTS = {
+    "e": (json.dumps(HOSTILE), "healthy"),
+    "f": (json.dumps({**HOSTILE, "service": "x", "last": [1], "healthy": "yes"}), "no service"),
+    "g": (json.dumps({**HOSTILE, "service": {"cameras": 5, "latency_ms": 3}, "healthy": False}), "unhealthy"),
+    "h": ('{"running": {"committed": NaN, "name": 1e999}, "healthy": true, "service": {"errors": NaN}}', "healthy"),
+    "i": ("[1, 2]", "no edgesparse"),
+    "j": ("this is no JSON", "bad report"),
+    "k": ("[" * 100_000, "bad report"),
+}
+"""By host: what it prints, and the state that its row shows."""
+
+
+def test_a_device_that_reports_anything_costs_its_own_row_and_is_escaped(tmp_path: Path) -> None:
+    """All of them in one fleet: a play starts hundreds of processes."""
+    hosts = Folders(tmp_path, "abcd" + "".join(REPORTS))
     for name in "abcd":
         (hosts.folder / name / "runs").write_text("1")
-    (hosts.folder / "b" / "status.json").write_text(report)
+    for name, (report, _) in REPORTS.items():
+        (hosts.folder / name / "status.json").write_text(report)
     done = play(hosts.folder / "inventory.yml", "status")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {row["host"]: row for row in json.loads((hosts.folder / "fleet.json").read_text())["devices"]}
-    assert rows["b"]["state"] == state
-    assert [rows[name]["state"] for name in "acd"] == ["healthy"] * 3
+    states = {name: state for name, (_, state) in REPORTS.items()}
+    assert {name: row["state"] for name, row in rows.items()} == {**dict.fromkeys("abcd", "healthy"), **states}
     page = (hosts.folder / "fleet.html").read_text()
-    assert page.count("<tr>") == 5 and "<script" not in page and "<img" not in page and "<b>" not in page
-    assert "49" not in rows["b"]["version"] and len(rows["b"]["why"]) <= 300 and "\x1b" not in done.stdout
+    assert page.count("<tr>") == len(rows) + 1 and "<script" not in page and "<img" not in page and "<b>" not in page
+    for name in REPORTS:
+        assert "49" not in rows[name]["version"] and len(rows[name]["why"]) <= 300, rows[name]
+    assert "\x1b" not in done.stdout
 
 
 def test_every_expression_of_the_page_is_escaped() -> None:
@@ -250,7 +252,7 @@ def test_provisioning_passes_key_settings_and_what_it_pulls(hosts: Folders) -> N
     again = recap(play(hosts.folder / "inventory.yml", "provision", **variables))
     assert [again[name]["changed"] for name in "abc"] == [0, 0, 0]
     del variables["anchor"]
-    play(hosts.folder / "inventory.yml", "provision", **variables)
+    play(hosts.folder / "inventory.yml", "provision", "--limit", "a", **variables)
     alone = (hosts.folder / "a" / "provisioned").read_text()
     assert alone == f"--json --key {at}/fleet.pub --pull {at}/pull.env", "scripts/provision refuses it"
 
