@@ -85,7 +85,8 @@ class LiveCameras:
     @property
     def allowed(self) -> Sequence[Kind]:
         """Kinds of sources that may be added; nothing if none may be."""
-        return self._settings.allow if self._settings is not None else ()
+        settings = self._settings
+        return settings.allow if settings is not None else ()
 
     def start(
         self,
@@ -117,18 +118,15 @@ class LiveCameras:
 
         Raises ConfigError for invalid values, CameraRefused, and SourceError if it cannot be opened.
         """
-        if self._settings is None:
-            raise CameraRefused(403, "adding cameras is not allowed here: set service.camera_changes")
+        self._allowing("adding")
         camera = typed(Camera, dict(values), "camera")
-        kind = source_kind(camera.source)
-        if kind not in self._settings.allow:
-            allowed = ", ".join(self._settings.allow)
-            raise CameraRefused(403, f"found a source of the kind {kind}, needed {allowed}: see camera_changes.allow")
-        with self._lock:
+        self._permitting(camera)
+        with self._lock:  # which a reload holds, for minutes: the settings may be others afterwards
+            settings = self._permitting(camera)
             names = [other.name for other in self._cameras()]
             if camera.name in names:
                 raise CameraRefused(409, f"a camera '{camera.name}' exists: choose another name")
-            if len(names) >= self._settings.most:
+            if len(names) >= settings.most:
                 raise CameraRefused(409, f"found {len(names)} cameras, the most allowed: see camera_changes.most")
             added = (*(other for other in self.changes.added if other.name != camera.name), camera)
             self._change(self.changes.model_copy(update={"added": added}))
@@ -138,9 +136,9 @@ class LiveCameras:
 
     def remove(self, name: str, by: str) -> None:
         """Remove a camera. Raises CameraRefused, and ConfigError if an event rule names it."""
-        if self._settings is None:
-            raise CameraRefused(403, "removing cameras is not allowed here: set service.camera_changes")
+        self._allowing("removing")
         with self._lock:
+            self._allowing("removing")
             running = {camera.name: camera for camera in self._cameras()}
             self._check(name, running)
             if len(running) == 1:
@@ -153,6 +151,21 @@ class LiveCameras:
             self._forget_pauses()
             log.warning("camera %s was removed by %s", name, by)
             self._keep_or_raise("removed")
+
+    def _allowing(self, what: str) -> CameraChangeSettings:
+        """The settings that allow a change. Raises CameraRefused without any."""
+        settings = self._settings  # read once: a reload may change them meanwhile
+        if settings is None:
+            raise CameraRefused(403, f"{what} cameras is not allowed here: set service.camera_changes")
+        return settings
+
+    def _permitting(self, camera: Camera) -> CameraChangeSettings:
+        """The settings that allow a camera's kind of source. Raises CameraRefused if they do not."""
+        settings, kind = self._allowing("adding"), source_kind(camera.source)
+        if kind not in settings.allow:
+            allowed = ", ".join(settings.allow)
+            raise CameraRefused(403, f"found a source of the kind {kind}, needed {allowed}: see camera_changes.allow")
+        return settings
 
     def pause(self, name: str, paused: bool, by: str) -> None:
         """Pause or resume a camera. Raises CameraRefused."""

@@ -44,10 +44,12 @@ class Batch:
 
 
 class InFlight:
-    """Submitted batches, and one that was collected but not delivered yet, in order: as many as the detector accepts
-    and all sources lend frames for, at most `depth`.
+    """Submitted batches, at most `depth` and as many as the detector accepts, and one that was collected but not
+    delivered yet, in order.
 
-    New frames are taken only if it is not full, so that lent frames stay valid until they are delivered.
+    Sources lend frames for one batch more than can be submitted: the next batch is submitted before the collected one is
+    delivered, so that the GPU always has one to run beside another. New frames are taken only if it is not full, so that
+    lent frames stay valid until they are delivered.
     """
 
     def __init__(self, detector: Detector, feeds: Sequence[Feed], depth: int | None = None) -> None:
@@ -58,7 +60,9 @@ class InFlight:
         self._lasts_ns = 0
         """How long a batch of requests alone takes, averaged over the last ones."""
         self._collected: Batch | None = None
-        most = detector.depth if depth is None else min(depth, detector.depth)
+        self._submitted = detector.depth if depth is None else min(depth, detector.depth)
+        """Most batches that can be submitted."""
+        most = self._submitted + (self._submitted > 1)
         for feed in feeds:
             feed.source.lend(most, self._allocate)
         self._most = min([most, *(feed.source.lends for feed in feeds)])
@@ -75,7 +79,7 @@ class InFlight:
 
     @property
     def full(self) -> bool:
-        return len(self) >= self._most
+        return len(self._batches) >= self._submitted or len(self) >= self._most
 
     @property
     def frames(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,26 @@ def test_only_what_the_settings_allow_is_added(caplog: pytest.LogCaptureFixture)
         off.add({"name": "yard", "source": SECRET}, "a test")
     with pytest.raises(CameraRefused, match="the service is starting"):
         LiveCameras(host.settings).add({"name": "yard", "source": SECRET}, "a test")
+
+
+@pytest.mark.parametrize("change", ["add", "remove"])
+def test_a_change_that_waits_for_a_reload_follows_the_new_settings(change: str) -> None:
+    host, refusals = Host(), list[CameraRefused]()
+    host.add("gate")
+
+    def changed() -> None:
+        try:
+            host.add("yard") if change == "add" else host.live.remove("gate", "a test")
+        except CameraRefused as error:
+            refusals.append(error)
+
+    with host.live._lock:
+        waits = threading.Thread(target=changed)
+        waits.start()
+        waits.join(0.2)
+        host.live.commit(None, CameraChanges())
+    waits.join()
+    assert [error.status for error in refusals] == [403] and host.names == ["door", "gate"]
 
 
 def test_cameras_are_removed_but_never_the_last(tmp_path: Path) -> None:

@@ -53,6 +53,18 @@ def test_a_waiting_frame_is_submitted_before_the_oldest_batch_is_collected(
     assert " ".join(recorded) == calls and sink.indices == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("slots", [2, 3])
+def test_results_are_delivered_while_every_slot_is_busy(tmp_path: Path, slots: int) -> None:
+    class Submitted(Collect):
+        def write(self, frame: Frame, detections: Detections) -> None:
+            super().write(frame, detections)
+            busy.append(detector.in_flight)
+
+    busy, detector = list[int](), make_detector(tmp_path, slots=slots)
+    run(black_frames(), detector, [Submitted()], limit=6)
+    assert busy == [slots] * (6 - slots) + list(range(slots))[::-1]
+
+
 def test_one_batch_at_a_time_on_request_or_if_the_source_lends_one_frame(tmp_path: Path) -> None:
     class Plain(MemorySource):
         def lend(self, most: int, memory: Any) -> None:
@@ -246,7 +258,7 @@ def test_what_is_in_flight_is_delivered_after_a_stop(tmp_path: Path) -> None:
     detector, stop, sink = make_detector(tmp_path, slots=3), threading.Event(), Stops()
     calls = record_calls(detector)
     assert loop_of(black_frames(), detector, [sink], stop=stop).run().ended == "stopped"
-    assert sink.indices == list(range(8)) and calls.count("S8") == 0 and detector.in_flight == 0
+    assert sink.indices == list(range(9)) and calls.count("S9") == 0 and detector.in_flight == 0
 
 
 def test_what_is_in_flight_is_delivered_after_ctrl_c(tmp_path: Path) -> None:
@@ -258,8 +270,8 @@ def test_what_is_in_flight_is_delivered_after_ctrl_c(tmp_path: Path) -> None:
 
     detector, first, second = make_detector(tmp_path, slots=2), Pressed(), Collect()
     summary = run(black_frames(), detector, [first, second])
-    assert (summary.ended, summary.frames, detector.in_flight) == ("interrupted", 4, 0)
-    assert first.indices == second.indices == [0, 1, 2, 3]
+    assert (summary.ended, summary.frames, detector.in_flight) == ("interrupted", 5, 0)
+    assert first.indices == second.indices == [0, 1, 2, 3, 4]
 
 
 def test_frames_from_before_an_error_of_the_source_are_delivered(tmp_path: Path) -> None:
@@ -344,7 +356,7 @@ def test_closing_the_loop_leaves_the_detector_free(tmp_path: Path) -> None:
     with loop_of(black_frames(), detector, [Collect(fail=0)]) as loop:
         with pytest.raises(SinkError, match="the disk is full"):
             loop.run()
-        assert detector.in_flight == 1
+        assert detector.in_flight == 2
     assert len(detector(np.zeros((48, 64, 3), np.uint8))) == 3
 
 
@@ -379,8 +391,9 @@ def test_no_batch_is_submitted_without_room(tmp_path: Path) -> None:
         in_flight.submit([(feed, source.read())], 0)
     assert len(in_flight) == 2
     in_flight.collect()
-    assert in_flight.full and in_flight.frames == 2
+    assert not in_flight.full and in_flight.frames == 2, "none can be submitted before the collected one's delivery"
+    in_flight.submit([(feed, source.read())], 0)
     batch = in_flight.collected()
-    assert batch is not None and [len(detections) for detections in batch.detections] == [3] and not in_flight.full
+    assert batch is not None and [len(detections) for detections in batch.detections] == [3] and in_flight.full
     in_flight.drop()
     assert not in_flight and detector.in_flight == 0
