@@ -47,9 +47,9 @@ class InFlight:
     """Submitted batches, at most `depth` and as many as the detector accepts, and one that was collected but not
     delivered yet, in order.
 
-    Sources lend frames for one batch more than can be submitted: the next batch is submitted before the collected one is
-    delivered, so that the GPU always has one to run beside another. New frames are taken only if it is not full, so that
-    lent frames stay valid until they are delivered.
+    Sources lend frames for one batch more than can be submitted: the next batch is submitted before the collected one
+    is delivered, so that the GPU always has one to run beside another. New frames are taken only if it is not full, so
+    that lent frames stay valid until they are delivered.
     """
 
     def __init__(self, detector: Detector, feeds: Sequence[Feed], depth: int | None = None) -> None:
