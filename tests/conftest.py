@@ -31,6 +31,22 @@ hypothesis.settings.load_profile("tests")
 MEASURED = ("cli", "fleet", "service", "stream")
 """Folders whose tests start processes that run what no test runs in its own. Not those of a build: its children end
 by os._exit, so that nothing that was measured in them is kept."""
+UNMEASURED = (
+    "cli/test_build_options.py",
+    "cli/test_fit_verb.py",
+    "cli/test_fleet_killed.py",
+    "fleet/test_power_cuts.py",
+    "fleet/test_real_service.py",
+    "fleet/test_slot_build.py",
+    "service/monitor/test_fallback_check.py",
+    "service/test_camera_changes.py",
+    "service/test_five_commands.py",
+    "service/test_page.py",
+    "service/test_page_access.py",
+    "service/test_web.py",
+    "stream/test_soak.py",
+)
+"""Files there whose processes are killed, are those of a build, or run what processes of other files run too."""
 REAL = Path(os.environ.get("EDGESPARSE_REAL", Path(__file__).parents[2] / "shared" / "real"))
 
 
@@ -104,8 +120,9 @@ def own_process() -> Iterator[OwnProcess]:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Child processes are measured only below MEASURED: to trace one takes half of its time again."""
-    folder = item.path.relative_to(Path(__file__).parent).parts[0]
-    names = [name for name in os.environ if name.startswith("COVERAGE_") and folder not in MEASURED]
+    path = item.path.relative_to(Path(__file__).parent)
+    measured = path.parts[0] in MEASURED and path.as_posix() not in UNMEASURED
+    names = [name for name in os.environ if name.startswith("COVERAGE_") and not measured]
     removed = {name: os.environ.pop(name) for name in names}
     result = yield
     os.environ.update(removed)
