@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -85,7 +86,9 @@ class Journal:
 def read_state(path: Path, kind: type[T]) -> T | None:
     """Read a state file as the dataclass `kind`. Returns None if it does not exist; raises DamagedState."""
     try:
-        return TypeAdapter(kind).validate_json(read_regular(path, MAX_BYTES))
+        # mypy takes a class for unhashable
+        value: T = _adapter(kind).validate_json(read_regular(path, MAX_BYTES))  # type: ignore[arg-type]
+        return value
     except FileNotFoundError:
         return None
     except ValidationError as error:
@@ -96,6 +99,11 @@ def read_state(path: Path, kind: type[T]) -> T | None:
         raise DamagedState(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise DamagedState(str(error)) from None
+
+
+@cache  # it takes milliseconds to make one, and a deploy reads dozens of files
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def usable_state(path: Path, kind: type[T]) -> T | None:

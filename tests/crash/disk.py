@@ -15,6 +15,7 @@ Bugs with Bounded Black-Box Crash Testing" (OSDI 2018).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -93,9 +94,7 @@ class Tree:
 
     def apply(self, operation: Operation) -> None:
         if isinstance(operation, Write):
-            data, end = self.files.get(operation.inode, b""), operation.offset + len(operation.data)
-            before = data[: operation.offset].ljust(operation.offset, b"\0")
-            self.files[operation.inode] = before + operation.data + data[end:]
+            self.files[operation.inode] = _written(self.files.get(operation.inode, b""), operation)
         elif isinstance(operation, Resize):
             data = self.files.get(operation.inode, b"")
             self.files[operation.inode] = data[: operation.size].ljust(operation.size, b"\0")
@@ -127,6 +126,12 @@ class Tree:
         if inode in self.folders:
             return tuple((name, self.reachable(child)) for name, child in sorted(self.folders[inode].items()))
         return (True, self.links[inode]) if inode in self.links else (False, self.files.get(inode, b""))
+
+
+@functools.lru_cache(256)  # thousands of states differ in few files: the others share their bytes, hashed once
+def _written(data: bytes, write: Write) -> bytes:
+    before = data[: write.offset].ljust(write.offset, b"\0")
+    return before + write.data + data[write.offset + len(write.data) :]
 
 
 def states(

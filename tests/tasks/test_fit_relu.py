@@ -99,6 +99,7 @@ def stages_of(choices: Choices, start: Network, plan: Plan) -> list[tuple[str, N
     return list(Stages(choices.settings, costs, quiet).of(start, plan, choices))
 
 
+@pytest.mark.long
 def test_relu_2to4_and_int8_together_are_chosen_where_that_is_faster(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

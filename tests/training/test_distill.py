@@ -25,7 +25,7 @@ from edgesparse.sparsity.inspect import inspect
 from edgesparse.sparsity.permute import permute
 from edgesparse.tasks.distill import prepared, start_data
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.long]
 OPTIONS = StudentOptions(relu=1.0, sparse=0.3, int8=True, minutes=5, steps=40, batch=2, rate=3e-3)
 
 

@@ -29,7 +29,7 @@ from edgesparse.tasks.training import training_values
 if TYPE_CHECKING:
     from edgesparse.training.refine import Refiner
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.long]
 SPEC = DetectorSpec(head="yolov8", classes=("a", "b", "c"), input=CENTERED.model_copy(update={"size": (64, 64)}))
 PIXELS = np.random.default_rng(0).integers(0, 255, (12, 3, 64, 64), np.uint8)
 

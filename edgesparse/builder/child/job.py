@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -173,9 +174,15 @@ def read_job(path: Path, kinds: Iterable[type[Job[Any]]]) -> tuple[Job[Any], int
 
 def to_json(value: Any) -> Any:
     """Return a dataclass as JSON-compatible values."""
-    return TypeAdapter(type(value)).dump_python(value, mode="json")
+    kind: Any = type(value)
+    return _adapter(kind).dump_python(value, mode="json")
 
 
 def from_json(kind: Any, fields: Mapping[str, Any]) -> Any:
     """Return an object of the dataclass `kind` from the output of `to_json`."""
-    return TypeAdapter(kind).validate_json(json.dumps(fields))
+    return _adapter(kind).validate_json(json.dumps(fields))
+
+
+@cache  # it takes milliseconds to make one
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
