@@ -90,6 +90,7 @@ def overlap(first: NDArray[np.floating], second: NDArray[np.floating]) -> Floats
         middle = second[column, :2]
         shared[row, column] = _area(_clipped(*((corners[i][j] - middle).tolist() for i, j in ((0, row), (1, column)))))
     areas = [np.asarray(boxes, np.float64)[:, 2:4].prod(axis=1) for boxes in (first, second)]
+    shared = np.minimum(shared, np.minimum(areas[0][:, None], areas[1]))  # corners are rounded to float32
     union = areas[0][:, None] + areas[1] - shared
     iou: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return iou
