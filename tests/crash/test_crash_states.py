@@ -16,6 +16,8 @@ from disk import Entries, Resize, Sync, Tree, Write
 from scenarios import SCENARIOS
 
 HEAVY = ("download", "delta", "clips")
+PROCESSES = get_context("forkserver")  # which loads once what each of its processes needs
+PROCESSES.set_forkserver_preload(["explore"])
 
 
 @pytest.mark.long
@@ -24,7 +26,7 @@ HEAVY = ("download", "delta", "clips")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_power_cut_breaks_no_promise(name: str) -> None:
     # Another process: the states take gigabytes, which this one would keep and copy for each child of a later test.
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, PROCESSES) as pool:
         result = pool.submit(explore.explore, name, 2 if name in HEAVY else 10).result()
     for model in explore.MODELS:
         assert result[model]["examples"] == []
